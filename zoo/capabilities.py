@@ -1,0 +1,151 @@
+"""What a method can do: nominal mixins of one abstract method each. A class header lists them.
+
+Listeners (`evaluation.py`, `callbacks.py`) ask `isinstance(method, Capability)` and nothing else about a method.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from enum import Enum
+from typing import ClassVar, NamedTuple
+
+import torch
+
+from zoo.shapes import Codes, Images, Labels, LogProbs, PerImage, PerSample, Scalar
+
+
+class Side(Enum):
+    """On which side of the true value a reported number lies."""
+
+    EXACT = "="
+    LOWER = ">="
+    UPPER = "<="
+    OPTIMISTIC = "<~"
+    ESTIMATE = "~"
+
+
+class Weights(NamedTuple):
+    """Importance weights in two parts, in nats: `log w = log_likelihood + log_ratio`."""
+
+    log_likelihood: PerSample
+    """log p(x|z), [K, B]."""
+    log_ratio: PerSample
+    """log p(z) - log q(z|x), [K, B]."""
+
+    @property
+    def log_w(self) -> PerSample:
+        """log p(x, z) - log q(z|x), [K, B]."""
+        return self.log_likelihood + self.log_ratio
+
+
+class Samples(ABC):
+    """Draws images."""
+
+    @abstractmethod
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
+        """Images [n, C, H, W] in [0, 1]: the mean image after the last random choice of the latent or the chain."""
+
+
+class Walks(Samples):
+    """Draws images as the last state of a Markov chain."""
+
+    @abstractmethod
+    def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
+        """Yield the states [n, C, H, W] of n chains, first to last."""
+
+
+class Conditions(ABC):
+    """Draws images of a wanted class."""
+
+    @abstractmethod
+    def sample_given(self, y: Labels, *, generator: torch.Generator | None = None) -> Images:
+        """One image per label: [B, C, H, W] in [0, 1]."""
+
+
+class Scores(ABC):
+    """Gives images a log-likelihood, on a stated side of the truth."""
+
+    side: ClassVar[Side]
+
+    @abstractmethod
+    def log_prob(self, x: Images, num_samples: int) -> PerImage:
+        """log p(x) in nats per image, [B]."""
+
+
+class Weighs(Scores):
+    """Scores through importance weights, which also give the ELBO, rate, distortion and sample size."""
+
+    @abstractmethod
+    def weigh(self, x: Images, num_samples: int) -> Weights:
+        """Weights [K, B] of `num_samples` latents per image drawn from the posterior approximation."""
+
+
+class Energies(ABC):
+    """Gives images an energy."""
+
+    @abstractmethod
+    def energy(self, x: Images) -> PerImage:
+        """Minus the unnormalised log-probability in nats, [B]."""
+
+
+class Normalises(Energies):
+    """Estimates its own normalising constant."""
+
+    @abstractmethod
+    def log_partition(self, num_chains: int, num_steps: int) -> tuple[Scalar, Scalar]:
+        """log Z in nats and its standard error."""
+
+
+class Encodes(ABC):
+    """Gives images a code."""
+
+    @abstractmethod
+    def encode(self, x: Images) -> Codes:
+        """Codes [B, D]; for a posterior its mean, for several layers the top one's."""
+
+
+class Infers(Encodes):
+    """Has stochastic latent layers whose posterior means can be read."""
+
+    @abstractmethod
+    def posterior_means(self, x: Images) -> tuple[Codes, ...]:
+        """E_q[z|x] of every stochastic layer, the one next to the pixels first; each [B, D_l]."""
+
+
+class Decodes(ABC):
+    """Turns codes into images."""
+
+    @abstractmethod
+    def decode(self, z: Codes) -> Images:
+        """Mean images [B, C, H, W] in [0, 1] of codes [B, D]."""
+
+
+class Reconstructs(ABC):
+    """Passes images through its code and back."""
+
+    @abstractmethod
+    def reconstruct(self, x: Images) -> Images:
+        """Mean images [B, C, H, W] in [0, 1]; deterministic."""
+
+
+class Repairs(ABC):
+    """Fills in what is missing or corrupt."""
+
+    @abstractmethod
+    def repair(self, x: Images, mask: Images, *, generator: torch.Generator | None = None) -> Images:
+        """Images [B, C, H, W] that agree with `x` where `mask` is 1 (known)."""
+
+
+class Classifies(ABC):
+    """Predicts labels."""
+
+    @abstractmethod
+    def classify(self, x: Images) -> LogProbs:
+        """log p(y|x), [B, classes]."""
+
+
+class Clusters(ABC):
+    """Groups images without labels."""
+
+    @abstractmethod
+    def cluster(self, x: Images) -> LogProbs:
+        """log q(cluster|x), [B, clusters]."""

@@ -1,0 +1,129 @@
+"""Weights into estimates, once each. All logarithms are natural, all results in nats."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zoo.capabilities import Weights
+from zoo.errors import require
+from zoo.shapes import Images, PerImage, PerSample
+
+ROWS_IN_CACHE = 400_000
+"""Pixels decoded at once on a CPU: about one core's cache; larger chunks are slower there."""
+ROWS_ON_DEVICE = 2**27
+"""Pixels decoded at once on an accelerator."""
+IMAGES_AT_ONCE = 16
+"""Images per slice on a CPU: the encoder runs once per chunk of samples, so few images and many samples."""
+
+
+def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
+    """log (1/K) sum_k exp(log_w_k) along `dim`."""
+    return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
+
+
+class Bound(NamedTuple):
+    """What K importance samples per image say, each [B], float64, in nats (`ess` in samples)."""
+
+    log_prob: Tensor
+    """L_K = log (1/K) sum_k w_k, a lower bound of log p(x) in expectation."""
+    elbo: Tensor
+    """(1/K) sum_k log w_k = -(rate + distortion)."""
+    rate: Tensor
+    """E_q[log q(z|x) - log p(z)]."""
+    distortion: Tensor
+    """-E_q[log p(x|z)]."""
+    ess: Tensor
+    """Effective sample size (sum w)^2 / sum w^2, between 1 and K."""
+
+
+class StreamedBound:
+    """Running importance bound of B images: any number of chunks of weights, constant memory.
+
+    Keeps per image the largest log-weight m and the sums of exp(lw - m) and exp(2(lw - m)) in float64.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.peak = self.mass = self.mass_of_squares = torch.tensor(0.0)
+        self.log_likelihood = self.log_ratio = torch.tensor(0.0, dtype=torch.float64)
+
+    def update(self, weights: Weights) -> None:
+        """Add a chunk of weights [k, B]."""
+        log_w = weights.log_w.double()
+        peak = log_w.amax(0) if self.count == 0 else torch.maximum(self.peak, log_w.amax(0))
+        decay = 0.0 if self.count == 0 else (self.peak - peak).exp()
+        w = (log_w - peak).exp()
+        self.mass = self.mass * decay + w.sum(0)
+        self.mass_of_squares = self.mass_of_squares * decay**2 + w.square().sum(0)
+        self.log_likelihood = self.log_likelihood + weights.log_likelihood.double().sum(0)
+        self.log_ratio = self.log_ratio + weights.log_ratio.double().sum(0)
+        self.peak = peak
+        self.count += log_w.shape[0]
+
+    def compute(self) -> Bound:
+        """The bound after all chunks so far."""
+        require(self.count > 0, "num_samples must be at least 1, got 0")
+        distortion = -self.log_likelihood / self.count
+        rate = -self.log_ratio / self.count
+        return Bound(
+            log_prob=self.peak + self.mass.log() - math.log(self.count),
+            elbo=-(rate + distortion),
+            rate=rate,
+            distortion=distortion,
+            ess=self.mass.square() / self.mass_of_squares,
+        )
+
+
+@torch.no_grad()
+def importance_bound(weigh: Callable[[Images, int], Weights], x: Images, num_samples: int) -> Bound:
+    """The importance-weighted bound of Burda et al. (2016), equation 8, in bounded memory for any K.
+
+    Args:
+        weigh: Draws weights [k, b] for images [b, C, H, W], such as `Weighs.weigh`.
+        x: Images [B, C, H, W].
+        num_samples: K, samples per image.
+
+    Raises:
+        UsageError: If `num_samples` is below 1.
+    """
+    require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
+    on_cpu = x.device.type == "cpu"
+    images = IMAGES_AT_ONCE if on_cpu else len(x)
+    budget = ROWS_IN_CACHE if on_cpu else ROWS_ON_DEVICE
+    parts = []
+    for part in x.split(max(1, images)):
+        chunk = max(1, budget // part.numel())
+        stream = StreamedBound()
+        while stream.count < num_samples:
+            stream.update(weigh(part, min(chunk, num_samples - stream.count)))
+        parts.append(stream.compute())
+    return Bound(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def iwae_bound(log_w: PerSample) -> PerImage:
+    """L_K of weights [K, B], differentiable (Burda et al. 2016, equation 8)."""
+    return log_mean_exp(log_w, 0)
+
+
+def free_bits(kl: Tensor, floor: float) -> Tensor:
+    """Sum over latents of max(floor, batch mean of KL_j), for kl [B, D] (Kingma et al. 2016, appendix C.8)."""
+    return kl.mean(0).clamp(min=floor).sum()
+
+
+def active_units(means: Tensor, threshold: float = 1e-2) -> Tensor:
+    """Which columns of posterior means [N, D] vary by more than `threshold` (Burda et al. 2016, section 5.2)."""
+    return means.double().var(0) > threshold
+
+
+def bits_per_dim(nats: float, dims: int, bytes_scaled: bool = False) -> float:
+    """Nats per image to bits per dimension.
+
+    Args:
+        nats: Negative log-likelihood per image.
+        dims: Number of pixel values C * H * W.
+        bytes_scaled: The density is over dequantised bytes scaled to [0, 1]: 8 bits are added back.
+    """
+    return nats / (math.log(2) * dims) + (8.0 if bytes_scaled else 0.0)

@@ -1,0 +1,145 @@
+"""A published model is a folder: `config.json` and `model.safetensors`. Nothing in it is ever executed.
+
+The class is looked up by name in `zoo.METHODS`; a folder that holds a pickle, names an unknown class, or lacks a
+tensor is refused.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import zoo
+from zoo.errors import UsageError, require
+from zoo.files import atomic, write_json
+from zoo.method import Method
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
+PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+
+
+def save_pretrained(method: Method, folder: str | Path) -> Path:
+    """Write `config.json` and `model.safetensors`, whole or not at all.
+
+    Args:
+        method: Any method of `zoo.METHODS`.
+        folder: Where to; made if needed. Files of the same names are replaced.
+    """
+    name = type(method).__name__
+    require(name in zoo.METHODS, f"only methods of zoo.METHODS can be saved, got {name}")
+    folder = Path(folder)
+    config = {
+        "format": FORMAT,
+        "class": name,
+        "init_args": dict(method.hparams_initial),
+        "versions": {"generative-zoo": zoo.__version__, "torch": torch.__version__},
+    }
+    with atomic(folder / WEIGHTS) as temporary:
+        save_file(_tensors(method), temporary)
+    write_json(folder / CONFIG, config)
+    return folder
+
+
+def from_pretrained(path_or_repo: str | Path, revision: str | None = None, device: str = "cpu") -> Method:
+    """Load a saved method, in eval mode. See `zoo.from_pretrained`."""
+    folder = _folder(path_or_repo, revision)
+    config = _config(folder)
+    method = _build(config, folder)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except FileNotFoundError:
+        raise UsageError(f"{folder} must hold {WEIGHTS}, found none") from None
+    except SafetensorError as error:
+        raise UsageError(f"{folder / WEIGHTS} must be a safetensors file: {error}") from error
+    expected = _tensors(method)
+    for what, names in (("lacks", expected.keys() - tensors.keys()), ("has unknown", tensors.keys() - expected.keys())):
+        if names:
+            raise UsageError(f"{folder / WEIGHTS} {what} {', '.join(sorted(names))} of {config['class']}")
+    for name, tensor in tensors.items():
+        require(
+            tensor.shape == expected[name].shape,
+            f"{name} of {folder / WEIGHTS} must have shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}",
+        )
+    # Tied tensors are stored once: only their first name is expected, and loading it moves the others.
+    method.load_state_dict(tensors, strict=len(expected) == len(method.state_dict()))
+    return method.to(device).eval()
+
+
+def weights_sha256(method: Method) -> str:
+    """SHA-256 over the names, types, shapes and bytes of the method's tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    tensors = _tensors(method)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _tensors(method: Method) -> dict[str, Tensor]:
+    """The state on the CPU, contiguous; of tied tensors only the first name."""
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    tensors = {}
+    for name, tensor in method.state_dict().items():
+        place = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors
+
+
+def _folder(path_or_repo: str | Path, revision: str | None) -> Path:
+    path = Path(path_or_repo)
+    if path.is_dir():
+        require(revision is None, f"revision belongs to a Hub repository, got {revision!r} with the folder {path}")
+        return path
+    text = str(path_or_repo)
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise UsageError(f"no folder {text!r}; a Hub repository would read owner/name")
+    import httpx
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        snapshot = huggingface_hub.snapshot_download(text, revision=revision, allow_patterns=[CONFIG, WEIGHTS])
+    except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, httpx.HTTPError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"no folder {text!r}, and the Hub gave no repository of that name: {reason}") from error
+    return Path(snapshot)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    require(not pickles, f"{folder} must hold safetensors and JSON only, found {', '.join(pickles)}")
+    path = folder / CONFIG
+    require(path.is_file(), f"{folder} must hold {CONFIG}, found none")
+    try:
+        config = json.loads(path.read_text())
+        found, name, arguments = config["format"], config["class"], config["init_args"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} must be JSON with format, class and init_args: {error!r}") from error
+    require(found == FORMAT, f"{path} must have format {FORMAT}, got {found!r}")
+    require(name in zoo.METHODS, f"class of {path} must be one of {', '.join(sorted(zoo.METHODS))}, got {name!r}")
+    require(isinstance(arguments, dict), f"init_args of {path} must be an object, got {arguments!r}")
+    return config
+
+
+def _build(config: dict[str, Any], folder: Path) -> Method:
+    arguments = {key: _tuples(value) for key, value in config["init_args"].items()}
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return zoo.method_class(config["class"])(**arguments)
+        except (TypeError, UsageError) as error:
+            raise UsageError(f"init_args of {folder / CONFIG} do not fit {config['class']}: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where the constructors have tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,26 @@
+"""Pure functions of the epoch. An epoch is a float: 2.5 is half-way through the third pass."""
+
+import math
+
+
+def warm_up(epoch: float, length: float) -> float:
+    """Linear from 0 to 1 over `length` epochs, then 1; a length of 0 means 1 from the start."""
+    return 1.0 if length <= 0 else min(1.0, epoch / length)
+
+
+def cosine(epoch: float, length: float, final: float) -> float:
+    """Factor that falls from 1 to `final` over `length` epochs along half a cosine, then stays."""
+    progress = min(1.0, epoch / length) if length > 0 else 1.0
+    return final + (1.0 - final) * (1.0 + math.cos(math.pi * progress)) / 2.0
+
+
+def tripling_stages(epoch: float, stages: int, final: float) -> float:
+    """Factor `final ** (i / (stages - 1))` in stage i, which lasts 3**i epochs (Burda et al. 2016, section 5).
+
+    With eight stages: 3280 epochs. After the last stage the factor stays at `final`.
+    """
+    stage, end = 0, 1
+    while stage < stages - 1 and epoch >= end:
+        stage += 1
+        end += 3**stage
+    return final ** (stage / (stages - 1))

@@ -1,0 +1,299 @@
+"""The heavy verbs: LightningCLI, the folder of a run, and what happens after a fit."""
+
+import csv
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+import zoo
+from zoo import data as _data  # noqa: F401  (its classes must be known for their short names to work)
+from zoo.callbacks import Grids, Predictions
+from zoo.data import ImageData
+from zoo.errors import UsageError, require
+from zoo.evaluation import Evaluator
+from zoo.files import atomic
+from zoo.hub import save_pretrained
+from zoo.method import Method
+
+LAST, BEST, CONFIG = "last.ckpt", "best.ckpt", "config.yaml"
+
+
+def run(argv: list[str]) -> None:
+    """Run `fit`, `validate`, `test` or `predict`."""
+    _quieten()
+    for name in zoo.METHODS:
+        zoo.method_class(name)
+    # `limit_train_batches: 1` must mean one batch: jsonargparse would try float first and read 100 %.
+    for name in ("train", "val", "test", "predict"):
+        Trainer.__init__.__annotations__[f"limit_{name}_batches"] = int | float | None
+    sys.argv = ["zoo", *_with_config_of_run(argv)]
+    try:
+        ZooCLI(
+            Method,
+            ImageData,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            parser_class=OneLineParser,
+            parser_kwargs={
+                "prog": "zoo",
+                **{verb: {"usage": f"zoo {verb} [--config FILE] [options]"} for verb in LightningCLI.subcommands()},
+            },
+            trainer_defaults={"inference_mode": False, "deterministic": "warn", "max_epochs": 100},
+        )
+    except MisconfigurationException as error:
+        raise UsageError(str(error)) from error
+
+
+def _quieten() -> None:
+    """Silence advice about choices that are made on purpose."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The number of training batches.*",
+        ".*Consider setting `persistent_workers.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
+
+def _with_config_of_run(argv: list[str]) -> list[str]:
+    """`--ckpt_path` alone is enough: the run's own config.yaml lies beside the checkpoint."""
+    if any(a == "--config" or a == "-c" or a.startswith("--config=") for a in argv):
+        return argv
+    for i, argument in enumerate(argv):
+        value = argument.removeprefix("--ckpt_path=") if argument.startswith("--ckpt_path=") else None
+        if argument == "--ckpt_path" and i + 1 < len(argv):
+            value = argv[i + 1]
+        if value and (config := Path(value).parent / CONFIG).is_file():
+            return [argv[0], "--config", str(config), *argv[1:]]
+    return argv
+
+
+class OneLineParser(LightningArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """Exit with status 2 and the message on one line."""
+        raise UsageError(message) from ex
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints appear whole or not at all, also where the temporary folder is on another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write beside the target, then rename."""
+        with atomic(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class RunLog(CSVLogger):
+    """metrics.csv in the run's folder; a resumed run goes on where its checkpoint was written."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder.parent.parent, name=folder.parent.name, version=folder.name)
+        self._before = folder / "metrics.csv"
+        self._rows: list[dict[str, str]] = []
+        if self._before.is_file():
+            with self._before.open(newline="") as file:
+                self._rows = list(csv.DictReader(file))
+
+    @rank_zero_only
+    def keep_until(self, epoch: int) -> None:
+        """Write the rows of earlier epochs back; call before anything is logged."""
+        kept = [row for row in self._rows if row.get("epoch") and int(row["epoch"]) < epoch]
+        writer = self.experiment
+        writer.metrics_keys = sorted({key for row in kept for key in row}) if kept else []
+        if kept:
+            with atomic(self._before) as temporary, temporary.open("w", newline="") as file:
+                rows = csv.DictWriter(file, fieldnames=writer.metrics_keys)
+                rows.writeheader()
+                rows.writerows(kept)
+
+
+class Continuity(Callback):
+    """Lets a resumed run keep its earlier metrics."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The checkpoint has been read: its epoch is known."""
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLog):
+                logger.keep_until(trainer.current_epoch)
+
+
+class SaveConfig(SaveConfigCallback):
+    """config.yaml in the folder of a fit; another config there is never overwritten."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write on the first process, at the start of a fit."""
+        folder = trainer.log_dir
+        if stage != "fit" or not trainer.is_global_zero or folder is None:
+            return
+        text = self.parser.dump(self.config, skip_none=False)
+        path, number = Path(folder) / CONFIG, 0
+        while path.is_file() and path.read_text() != text:
+            number += 1
+            path = Path(folder) / f"config_resumed_{number}.yaml"
+        with atomic(path) as temporary:
+            temporary.write_text(text)
+
+
+class Progress(RichProgressBar):
+    """Rich's progress bar without the version number."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """What stands at the end of the bar."""
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+
+
+class ZooCLI(LightningCLI):
+    """LightningCLI with the zoo's run folder, score and saved model."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the score, the pictures and the W&B switch; link the image shape."""
+        parser.add_lightning_class_args(Evaluator, "score")
+        parser.add_lightning_class_args(Grids, "grids")
+        parser.add_argument(
+            "--wandb", type=bool | str, default=False, help="Log to W&B too: true, or the name of a project."
+        )
+        parser.link_arguments("data.image_shape", "model.init_args.image_shape", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Resolve `last` and `best`, and refuse a checkpoint whose model contradicts the config."""
+        config = self.config[self.config.subcommand]
+        given = config.get("ckpt_path")
+        if given is None:
+            verb = self.config.subcommand
+            require(verb == "fit", f"{verb} needs --ckpt_path FILE, last or best: there are no weights otherwise")
+            return
+        path = self._resolve(given)
+        config["ckpt_path"] = str(path)
+        try:
+            checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:
+            if isinstance(error, MemoryError):
+                raise
+            raise UsageError(f"ckpt_path must be a checkpoint of a fit, {path} cannot be read as one") from error
+        saved = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+        require(bool(saved), f"ckpt_path must be a checkpoint of a fit, {path} holds no hyper-parameters")
+        asked = config.model.init_args.as_dict()
+        for name, value in asked.items():
+            if name != "image_shape" and name in saved and _plain(saved[name]) != _plain(value):
+                raise UsageError(
+                    f"model.{name} must agree with the checkpoint: the config says {value}, {path} has {saved[name]}"
+                )
+
+    def _resolve(self, given: str) -> Path:
+        if given in ("last", "best"):
+            name = LAST if given == "last" else BEST
+            found = sorted(self._recipe_folder().glob(f"version_*/{name}"), key=lambda path: path.stat().st_mtime)
+            require(bool(found), f"ckpt_path: {given} needs an earlier run, found none in {self._recipe_folder()}")
+            return found[-1]
+        path = Path(given)
+        require(path.is_file(), f"ckpt_path must be a file, last or best, got {given!r}")
+        return path
+
+    def _recipe_folder(self) -> Path:
+        """`runs/<slug>`, the slug from the name of the recipe."""
+        config = self.config[self.config.subcommand]
+        files = [str(path) for path in config.get("config") or []]
+        if files:
+            slug = Path(files[-1]).stem
+            if slug == "config":
+                slug = Path(files[-1]).resolve().parent.parent.name
+        else:
+            slug = "-".join(config[part].class_path.rsplit(".", 1)[-1].lower() for part in ("model", "data"))
+        return Path(config.trainer.default_root_dir or "runs") / slug.replace("_", "-")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer around the folder of this run."""
+        config = self.config_init[self.subcommand]
+        checkpoint = config.get("ckpt_path")
+        extra: list[Callback] = [Progress(leave=False)] if sys.stderr.isatty() or sys.stdout.isatty() else []
+        settings: dict[str, Any] = {"plugins": [*_listed(config.trainer.plugins), AtomicCheckpoints()]}
+        settings["enable_progress_bar"] = bool(extra) and config.trainer.enable_progress_bar is not False
+        if self.subcommand == "fit":
+            folder = Path(checkpoint).parent if checkpoint else _new_folder(self._recipe_folder())
+            self.folder = folder
+            extra += [*self._checkpoints(folder), Timer(), Continuity()]
+            if config.trainer.logger in (None, True):
+                settings["logger"] = [RunLog(folder)]
+                if config.wandb:
+                    project = config.wandb if isinstance(config.wandb, str) else "zoo"
+                    name = f"{folder.parent.name}-{folder.name}"
+                    settings["logger"].append(WandbLogger(project=project, name=name, save_dir=str(folder)))
+        elif self.subcommand == "predict":
+            extra.append(Predictions())
+        if config.trainer.logger is None:
+            settings.setdefault("logger", False)
+        if not settings["enable_progress_bar"]:
+            extra = [callback for callback in extra if not isinstance(callback, Progress)]
+        callbacks = [*_listed(config.trainer.callbacks), *extra]
+        return super().instantiate_trainer(**settings, callbacks=callbacks, **kwargs)
+
+    def _checkpoints(self, folder: Path) -> list[Callback]:
+        settings = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
+        last = ModelCheckpoint(filename=Path(LAST).stem, save_on_train_epoch_end=True, **settings)
+        if self.model.monitor is None:
+            return [last]
+        name, mode = self.model.monitor
+        return [ModelCheckpoint(filename=Path(BEST).stem, monitor=name, mode=mode, **settings), last]
+
+    def after_fit(self) -> None:
+        """Score the best weights, save them as a model, and say how to load them."""
+        trainer = self.trainer
+        if trainer.fast_dev_run or trainer.interrupted:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        best = self.folder / BEST
+        chosen = best if best.is_file() else self.folder / LAST
+        trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(chosen), verbose=False)
+        if trainer.is_global_zero:
+            model = save_pretrained(self.model, self.folder / "model")
+            sys.stdout.write(
+                f"\nresults: {self.folder / 'results.json'}\nsamples: {self.folder / 'samples.png'}\n"
+                f"load:    python -c \"import zoo; print(zoo.from_pretrained('{model}').sample(4).shape)\"\n"
+                f"sample:  python -m zoo sample {model} --n 64 --out samples.png\n"
+            )
+
+
+def _new_folder(parent: Path) -> Path:
+    """Reserve `version_N`, the first that does not exist; processes other than the first take the newest."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while True:
+        folder = parent / f"version_{number}"
+        try:
+            if rank_zero_only.rank == 0:
+                folder.mkdir()
+            elif (parent / f"version_{number + 1}").exists():
+                raise FileExistsError
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def _listed(value: Any) -> list:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

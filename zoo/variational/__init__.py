@@ -1,0 +1,1 @@
+"""Latent-variable models trained through a variational bound."""

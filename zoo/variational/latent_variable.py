@@ -1,0 +1,125 @@
+"""The family's base: a prior, a posterior and a likelihood, and everything that follows from the three."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch.distributions import Distribution
+
+from zoo.capabilities import Decodes, Infers, Reconstructs, Samples, Side, Weighs, Weights
+from zoo.distributions import PixelHead
+from zoo.errors import require
+from zoo.estimators import importance_bound
+from zoo.method import Descent, PixelKind
+from zoo.randomness import drawing_from
+from zoo.schedules import cosine, tripling_stages
+from zoo.shapes import Codes, Images, PerImage, PerSample
+
+Schedule = Literal["constant", "cosine", "tripling_stages"]
+STAGES = 8
+
+
+class LatentVariable(Descent, Samples, Weighs, Infers, Decodes, Reconstructs):
+    """p(x, z) = p(z) p(x|z) with an amortised posterior q(z|x).
+
+    Args:
+        image_shape: (C, H, W) of one image.
+        lr: Step size of Adam at the start.
+        lr_final: Step size at the end of the schedule.
+        lr_schedule: `constant`; `cosine` over the trainer's epochs; `tripling_stages`: eight stages of
+            1, 3, ..., 2187 epochs with a geometric decay (Burda et al. 2016).
+        adam_eps: Adam's epsilon.
+
+    Raises:
+        UsageError: If a step size or epsilon is not positive.
+    """
+
+    side = Side.LOWER
+    monitor = ("val/elbo", "max")
+    progress = "elbo"
+    pixels: PixelHead
+    """The last module of the decoder: features to p(x|z)."""
+
+    def __init__(
+        self, image_shape: Sequence[int], *, lr: float, lr_final: float, lr_schedule: Schedule, adam_eps: float
+    ) -> None:
+        super().__init__(image_shape)
+        for name, value in {"lr": lr, "lr_final": lr_final, "adam_eps": adam_eps}.items():
+            require(value > 0, f"{name} must be positive, got {value}")
+        self.lr, self.lr_final, self.lr_schedule, self.adam_eps = lr, lr_final, lr_schedule, adam_eps
+
+    @property
+    def accepts(self) -> tuple[PixelKind, ...]:
+        return self.pixels.accepts
+
+    def setup(self, stage: str) -> None:
+        """Start the decoder's output biases at the mean training image; needs the trainer's datamodule."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None:
+            self.pixels.start_at(data.mean_image())
+
+    @abstractmethod
+    def prior(self) -> Distribution:
+        """p(z), event [D]."""
+
+    @abstractmethod
+    def posterior(self, x: Images) -> Distribution:
+        """q(z|x), batch [B], event [D]."""
+
+    @abstractmethod
+    def likelihood(self, z: Codes) -> Distribution:
+        """p(x|z) of codes [..., D], event [C, H, W]."""
+
+    def weigh(self, x: Images, num_samples: int) -> Weights:
+        q = self.posterior(x)
+        z = q.rsample((num_samples,))
+        return Weights(self.likelihood(z).log_prob(x), self.prior().log_prob(z) - q.log_prob(z))
+
+    def log_weights(self, x: Images, num_samples: int) -> PerSample:
+        """log p(x, z) - log q(z|x) of `num_samples` posterior draws per image, [K, B], in nats."""
+        return self.weigh(x, num_samples).log_w
+
+    def log_prob(self, x: Images, num_samples: int) -> PerImage:
+        return importance_bound(self.weigh, x, num_samples).log_prob
+
+    @torch.no_grad()
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
+        require(n >= 1, f"n must be at least 1, got {n}")
+        with drawing_from(generator):
+            return self._picture(self.prior().sample((n,)))
+
+    @torch.no_grad()
+    def posterior_means(self, x: Images) -> tuple[Codes, ...]:
+        return (self.posterior(x).mean,)
+
+    def encode(self, x: Images) -> Codes:
+        return self.posterior_means(x)[-1]
+
+    @torch.no_grad()
+    def decode(self, z: Codes) -> Images:
+        return self._picture(z)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Images) -> Images:
+        return self._picture(self.posterior(x).mean)
+
+    def _picture(self, z: Codes) -> Images:
+        return self.likelihood(z).mean
+
+    def configure_optimizers(self) -> dict:
+        """Adam, its step size set at the start of each epoch."""
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, eps=self.adam_eps)
+        final = self.lr_final / self.lr
+        length = self.trainer.max_epochs or 0
+        require(
+            self.lr_schedule != "cosine" or length > 0,
+            f"lr_schedule: cosine needs a positive trainer.max_epochs, got {length}",
+        )
+        factor = {
+            "constant": lambda epoch: 1.0,
+            "cosine": lambda epoch: cosine(epoch, length, final),
+            "tripling_stages": lambda epoch: tripling_stages(epoch, STAGES, final),
+        }[self.lr_schedule]
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}

@@ -1,0 +1,111 @@
+"""Kingma, Welling. Auto-Encoding Variational Bayes. ICLR 2014. arXiv:1312.6114.
+
+Rezende, Mohamed, Wierstra. Stochastic Backpropagation and Approximate Inference in Deep Generative Models.
+ICML 2014. arXiv:1401.4082.
+
+Departs from the paper: the default network, two hidden layers of 200 tanh units and 50 latents, is the one of
+Burda et al. (2016), as are the Glorot initialisation and the output bias at the logit of the mean training
+pixel; Adam with a cosine schedule replaces Adagrad; there is no weight prior. Warm-up (Soenderby et al. 2016) and
+free bits (Kingma et al. 2016) are options, off by default; the reported bound never contains them.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch.distributions import Independent, kl_divergence
+
+from zoo.distributions import GaussianHead, Likelihood, pixel_head, standard_gaussian
+from zoo.errors import require
+from zoo.estimators import free_bits
+from zoo.method import Batch, PixelKind, Terms
+from zoo.networks import MLP, Activation
+from zoo.schedules import warm_up
+from zoo.shapes import Codes, Images
+from zoo.variational.latent_variable import LatentVariable, Schedule
+
+
+class VAE(LatentVariable):
+    """Variational autoencoder with a diagonal Gaussian posterior and a standard normal prior.
+
+    Args:
+        image_shape: (C, H, W) of one image; set from the data on the command line.
+        latent_dim: Number of latent units.
+        hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
+        activation: Non-linearity of the hidden layers.
+        likelihood: Bernoulli for binary pixels, or Gaussian with a fixed, one learned, or per-pixel sigma.
+        sigma: Gaussian sigma (fixed) or where it starts (learned), in units of the pixel range [0, 1].
+        num_samples: Latent draws per image and training step.
+        kl: Closed form, or the average of log q(z|x) - log p(z) over the draws.
+        warmup_epochs: Epochs over which the weight of the KL rises linearly from 0 to 1.
+        free_bits: Nats per latent below which its batch-mean KL is not reduced further.
+        lr: Step size of Adam at the start.
+        lr_final: Step size at the end of the schedule.
+        lr_schedule: How the step size falls.
+        adam_eps: Adam's epsilon.
+
+    Raises:
+        UsageError: If a size, step size or weight is out of range.
+    """
+
+    paper = "Kingma, Welling. Auto-Encoding Variational Bayes. ICLR 2014."
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (1, 28, 28),
+        latent_dim: int = 50,
+        hidden_dims: tuple[int, ...] = (200, 200),
+        activation: Activation = "tanh",
+        likelihood: Likelihood = "bernoulli",
+        sigma: float = 0.1,
+        num_samples: int = 1,
+        kl: Literal["analytic", "monte_carlo"] = "analytic",
+        warmup_epochs: float = 0.0,
+        free_bits: float = 0.0,
+        lr: float = 1e-3,
+        lr_final: float = 1e-4,
+        lr_schedule: Schedule = "cosine",
+        adam_eps: float = 1e-8,
+    ) -> None:
+        super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
+        self.save_hyperparameters()
+        require(latent_dim >= 1, f"latent_dim must be at least 1, got {latent_dim}")
+        require(bool(hidden_dims) and min(hidden_dims) >= 1, f"hidden_dims must be positive, got {hidden_dims}")
+        require(sigma > 0, f"sigma must be positive, got {sigma}")
+        require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
+        require(warmup_epochs >= 0, f"warmup_epochs must not be negative, got {warmup_epochs}")
+        require(free_bits >= 0, f"free_bits must not be negative, got {free_bits}")
+        require(not (free_bits and kl == "monte_carlo"), "free_bits needs kl: analytic, got kl: monte_carlo")
+        self.latent_dim, self.num_samples, self.kl = latent_dim, num_samples, kl
+        self.warmup_epochs, self.free_bits = warmup_epochs, free_bits
+        pixels = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
+        self.encoder = MLP(pixels, hidden_dims, activation)
+        self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
+        self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
+        self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
+
+    def prior(self) -> Independent:
+        return standard_gaussian(self.latent_dim, self.device)
+
+    def posterior(self, x: Images) -> Independent:
+        return self.posterior_head(self.encoder(x.flatten(-3)))
+
+    def likelihood(self, z: Codes) -> Independent:
+        return self.pixels(self.decoder(z))
+
+    def loss(self, batch: Batch) -> Terms:
+        q, p = self.posterior(batch.x), self.prior()
+        z = q.rsample((self.num_samples,))  # section 2.4
+        distortion = -self.likelihood(z).log_prob(batch.x).mean(0)
+        kl = kl_divergence(q.base_dist, p.base_dist)  # [B, D], appendix B
+        if self.kl == "monte_carlo":
+            rate = (q.log_prob(z) - p.log_prob(z)).mean(0)
+        else:
+            rate = kl.sum(-1)
+        penalty = free_bits(kl, self.free_bits) if self.free_bits else rate
+        weight = warm_up(self.epochs_done, self.warmup_epochs)
+        return {
+            "loss": distortion + weight * penalty,
+            "elbo": -(distortion + rate),  # equation 3
+            "rate": rate,
+            "distortion": distortion,
+        }

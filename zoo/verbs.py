@@ -1,0 +1,122 @@
+"""The light verbs: nothing here imports Lightning's trainer before it must."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+from zoo.errors import UsageError, require
+
+
+def sample(model: str, n: int = 64, seed: int = 0, out: str = "samples.png", revision: str | None = None) -> None:
+    """Draw images from a saved model.
+
+    Args:
+        model: A folder written by fit (`.../model`), or `owner/name` on the Hub.
+        n: How many images.
+        seed: Seed of the draw.
+        out: A .png (one grid) or .safetensors (tensor `images`, [n, C, H, W] in [0, 1]).
+        revision: Branch, tag or commit on the Hub.
+    """
+    suffix = os.path.splitext(out)[1]
+    require(suffix in (".png", ".safetensors"), f"out must end in .png or .safetensors, got {out!r}")
+    require(n >= 1, f"n must be at least 1, got {n}")
+    require(seed >= 0, f"seed must not be negative, got {seed}")
+    import torch
+
+    import zoo
+    from zoo.capabilities import Samples
+
+    method = zoo.from_pretrained(model, revision)
+    if not isinstance(method, Samples):
+        raise UsageError(f"{type(method).__name__} does not sample")
+    images = method.sample(n, generator=torch.Generator().manual_seed(seed))
+    if suffix == ".png":
+        from zoo.callbacks import save_grid
+
+        save_grid(images, out, max(1, round(n**0.5)))
+    else:
+        from safetensors.torch import save_file
+
+        from zoo.files import atomic
+
+        with atomic(out) as temporary:
+            save_file({"images": images.contiguous()}, temporary)
+    sys.stdout.write(f"{n} images: {out}\n")
+
+
+def list_(pattern: str = "*") -> None:
+    """List the methods and the recipes.
+
+    Args:
+        pattern: Shell pattern that recipe names must match, such as `*mnist*`.
+    """
+    import ast
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    from rich.console import Console
+
+    import zoo
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("methods")
+    for name, module in sorted(zoo.METHODS.items()):
+        spec = find_spec(module)
+        assert spec is not None and spec.origin is not None
+        citation = (ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or "").split("\n\n")[0]
+        console.print(f"  {name:8} {' '.join(citation.split())}", markup=False)
+    console.print("recipes")
+    for slug in zoo.list_models(pattern):
+        path = zoo.recipe_files()[slug]
+        first = path.read_text().splitlines()[0].removeprefix("# ")
+        console.print(f"  {slug:18} {first}", markup=False)
+
+
+def data(
+    action: Literal["prepare", "show"],
+    name: Literal["Digits", "MNIST", "FashionMNIST"] = "MNIST",
+    out: str | None = None,
+) -> None:
+    """Prepare a data set's cache, or show what is in it.
+
+    Args:
+        action: `prepare` converts the images once; `show` also prints sizes and hashes and writes a grid.
+        name: The data set.
+        out: With `show`: the PNG to write; by default NAME.png in lower case.
+    """
+    import time
+
+    from zoo import data as modules
+    from zoo.callbacks import save_grid
+    from zoo.preparation import cache_file
+
+    began = time.perf_counter()
+    module = getattr(modules, name)()
+    module.prepare_data()
+    module.setup()
+    sys.stdout.write(f"{module.protocol}\n")
+    sys.stdout.write(f"cache: {cache_file(module.source)} ({time.perf_counter() - began:.2f} s)\n")
+    if action == "show":
+        out = out or f"{name.lower()}.png"
+        sys.stdout.write(f"test sha256: {module.test_hash()}\n")
+        sys.stdout.write(f"mean pixel: {float(module.mean_image().mean()):.4f}\n")
+        save_grid(module.split("train").x[:100], out, 10)
+        sys.stdout.write(f"first 100 training images: {out}\n")
+
+
+VERBS = {"sample": sample, "list": list_, "data": data}
+
+
+def run(argv: list[str]) -> None:
+    """Parse and run one light verb."""
+    if argv[0] not in VERBS:
+        from zoo.cli import HEAVY
+
+        raise UsageError(f"unknown verb {argv[0]!r}: choose from {', '.join([*HEAVY, *VERBS])}")
+    from jsonargparse import ArgumentParser
+
+    function = VERBS[argv[0]]
+    parser = ArgumentParser(prog=f"zoo {argv[0]}", description=(function.__doc__ or "").split("\n")[0])
+    parser.add_function_arguments(function, as_positional=True)
+    function(**vars(parser.parse_args(argv[1:])))
