@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.capabilities import Classifies, Clusters, Encodes, Reconstructs, Samples
+from zoo.data import Split
 from zoo.errors import require
-from zoo.evaluation import results_folder
+from zoo.evaluation import data_of, results_folder
 from zoo.files import atomic
 from zoo.method import Batch, Method
 from zoo.randomness import own_stream
@@ -68,7 +69,7 @@ class Grids(Callback):
         self._draw(trainer, pl_module, results_folder(trainer), "test")
 
     @torch.no_grad()
-    def _draw(self, trainer: Trainer, method: Method, folder: Path, split: str) -> None:
+    def _draw(self, trainer: Trainer, method: Method, folder: Path, split: Split) -> None:
         if not trainer.is_global_zero:
             return
         pictures: dict[str, Tensor] = {}
@@ -78,7 +79,7 @@ class Grids(Callback):
             if isinstance(method, Samples):
                 pictures["samples"] = method.sample(self.side**2)
             if isinstance(method, Reconstructs):
-                x = trainer.datamodule.split(split).x[: self.side**2 // 2].to(method.device)  # pyright: ignore
+                x = data_of(trainer).split(split).x[: self.side**2 // 2].to(method.device)
                 pairs = torch.stack((x, method.reconstruct(x)), 1)
                 pictures["reconstructions"] = pairs.flatten(0, 1)
         method.train(training)
@@ -98,7 +99,13 @@ class Predictions(Callback):
         self._columns: dict[str, list[Tensor]] = {}
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: Method, outputs: Batch, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: Method,
+        outputs: Batch,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Ask the method about one batch."""
         columns = {"row": outputs.row, "y": outputs.y}

@@ -1,6 +1,7 @@
 """What a method can do: nominal mixins of one abstract method each. A class header lists them.
 
-Listeners (`evaluation.py`, `callbacks.py`) ask `isinstance(method, Capability)` and nothing else about a method.
+Listeners (`evaluation.py`, `callbacks.py`) ask `isinstance(method, Capability)` and nothing else about a
+method.
 """
 
 from abc import ABC, abstractmethod
@@ -33,7 +34,7 @@ class Weights(NamedTuple):
 
     @property
     def log_w(self) -> PerSample:
-        """log p(x, z) - log q(z|x), [K, B]."""
+        """Log p(x, z) - log q(z|x), [K, B]."""
         return self.log_likelihood + self.log_ratio
 
 
@@ -42,7 +43,7 @@ class Samples(ABC):
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        """Images [n, C, H, W] in [0, 1]: the mean image after the last random choice of the latent or the chain."""
+        """Images [n, C, H, W] in [0, 1]: the mean after the last random choice of the latent or the chain."""
 
 
 class Walks(Samples):
@@ -68,7 +69,7 @@ class Scores(ABC):
 
     @abstractmethod
     def log_prob(self, x: Images, num_samples: int) -> PerImage:
-        """log p(x) in nats per image, [B]."""
+        """Log p(x) in nats per image, [B]."""
 
 
 class Weighs(Scores):
@@ -92,7 +93,7 @@ class Normalises(Energies):
 
     @abstractmethod
     def log_partition(self, num_chains: int, num_steps: int) -> tuple[Scalar, Scalar]:
-        """log Z in nats and its standard error."""
+        """Log Z in nats and its standard error."""
 
 
 class Encodes(ABC):
@@ -140,7 +141,7 @@ class Classifies(ABC):
 
     @abstractmethod
     def classify(self, x: Images) -> LogProbs:
-        """log p(y|x), [B, classes]."""
+        """Log p(y|x), [B, classes]."""
 
 
 class Clusters(ABC):
@@ -148,4 +149,4 @@ class Clusters(ABC):
 
     @abstractmethod
     def cluster(self, x: Images) -> LogProbs:
-        """log q(cluster|x), [B, clusters]."""
+        """Log q(cluster|x), [B, clusters]."""

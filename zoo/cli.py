@@ -1,14 +1,13 @@
 """The command line: `fit`, `validate`, `test` and `predict` through LightningCLI, light verbs beside it.
 
-A user's mistake ends with one line on standard error and status 2; a run whose terms are no longer finite with
+A user's mistake ends with one line on standard error and status 2; a run whose terms are no longer finite
+with
 one line and status 1.
 """
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from zoo.errors import NonFiniteError, UsageError
 

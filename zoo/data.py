@@ -1,7 +1,7 @@
 """Images for every method: one family of data modules, all yielding the same `Batch`.
 
-A loader yields row numbers only. The pixels live once, on the device that trains, and are gathered and binarised
-there in one operation when the batch has arrived (`on_after_batch_transfer`).
+A loader yields row numbers only. The pixels live once, on the device that trains, and are gathered and
+binarised there in one operation when the batch has arrived (`on_after_batch_transfer`).
 """
 
 import hashlib
@@ -75,7 +75,8 @@ class ImageData(LightningDataModule, ABC):
     """Images in [0, 1], split, binarised or dithered by a named protocol.
 
     Args:
-        binarize: `dynamic`: a grey level is the probability of a 1; training pixels are re-drawn at every visit,
+        binarize: `dynamic`: a grey level is the probability of a 1; training pixels are re-drawn at every
+        visit,
             validation and test pixels drawn once. `fixed`: all pixels drawn once. `threshold`: byte > 127.
             `none`: grey levels.
         dequantize: Use (byte + U[0, 1)) / 256 instead of byte / 255; needs `binarize: none`.
@@ -101,11 +102,15 @@ class ImageData(LightningDataModule, ABC):
         draw_seed: int = 0,
     ) -> None:
         super().__init__()
-        require(not (dequantize and binarize != "none"), f"dequantize needs binarize: none, got binarize: {binarize}")
+        require(
+            not (dequantize and binarize != "none"),
+            f"dequantize needs binarize: none, got binarize: {binarize}",
+        )
         require(pad >= 0, f"pad must not be negative, got {pad}")
         require(subset is None or subset >= 1, f"subset must be at least 1, got {subset}")
         require(
-            num_validation is None or num_validation >= 1, f"num_validation must be at least 1, got {num_validation}"
+            num_validation is None or num_validation >= 1,
+            f"num_validation must be at least 1, got {num_validation}",
         )
         require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
         require(draw_seed >= 0, f"draw_seed must not be negative, got {draw_seed}")
@@ -171,7 +176,10 @@ class ImageData(LightningDataModule, ABC):
             n = cut
         default = LARGE_SET_VALIDATION if n >= LARGE_SET else max(1, n // SMALL_SET_FRACTION)
         held = self.num_validation or default
-        require(held < n, f"num_validation must be below the {n} training images of {self.source.name}, got {held}")
+        require(
+            held < n,
+            f"num_validation must be below the {n} training images of {self.source.name}, got {held}",
+        )
         last = min(n - held, self.subset or n)
         self._splits = {
             "train": self._treat(x[:last], y[:last], "train"),
@@ -200,7 +208,7 @@ class ImageData(LightningDataModule, ABC):
         """Mean of the training images, [C, H, W] in [0, 1]."""
         self.setup()
         x = self._splits["train"].x
-        total = sum(part.sum(0, dtype=torch.float64) for part in x.split(4096))
+        total = torch.stack([part.sum(0, dtype=torch.float64) for part in x.split(4096)]).sum(0)
         scale = 255.0 if self._bytes("train") else 1.0
         return (total / (len(x) * scale)).float()
 
@@ -274,7 +282,7 @@ class ImageData(LightningDataModule, ABC):
         )
 
 
-def _as_is(rows: Rows) -> Rows:
+def _as_is(rows: Any) -> Rows:
     return rows
 
 
@@ -378,4 +386,4 @@ class ImageFolder(ImageData):
 def _sides(size: int | Sequence[int]) -> tuple[int, int]:
     sides = (size, size) if isinstance(size, int) else tuple(size)
     require(len(sides) == 2 and min(sides) >= 1, f"size must be one or two positive integers, got {size}")
-    return sides
+    return sides[0], sides[1]

@@ -1,6 +1,7 @@
 """The only place where numbers become probabilities. Everything is in nats and computed in float32.
 
-Heads are modules that end in a `torch.distributions.Distribution`; methods call `.log_prob`, `.rsample`, `.mean`.
+Heads are modules that end in a `torch.distributions.Distribution`; methods call `.log_prob`, `.rsample`,
+`.mean`.
 """
 
 import math
@@ -19,7 +20,8 @@ SIGMA_FLOOR = 1e-2
 MEAN_RANGE = (1e-3, 0.999)
 PIXEL_DIMS = 3
 
-Likelihood = Literal["bernoulli", "gaussian_fixed", "gaussian_learned", "gaussian_per_pixel"]
+GaussianLikelihood = Literal["gaussian_fixed", "gaussian_learned", "gaussian_per_pixel"]
+Likelihood = Literal["bernoulli", GaussianLikelihood]
 
 
 def diagonal_gaussian(mean: Tensor, log_variance: Tensor) -> Independent:
@@ -61,9 +63,10 @@ class PixelHead(nn.Module):
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
-        """Set untouched (zero) output biases to the logits of a mean image [C, H, W], clipped to [0.001, 0.999].
+        """Set untouched (zero) output biases to the logits of a mean image [C, H, W].
 
-        Burda et al. 2016, released code. Biases that have been trained are left alone.
+        The mean is clipped to [0.001, 0.999] (Burda et al. 2016, released code). Biases that have been
+        trained are left alone.
         """
         bias = self.mean_logits.linear.bias
         if not bias.any():
@@ -95,7 +98,7 @@ class GaussianPixels(PixelHead):
     Args:
         in_dim: Width F of the features.
         image_shape: (C, H, W).
-        scale: `fixed` sigma, one `learned` sigma, or `per_pixel` sigma(z) (never below 0.01).
+        likelihood: A fixed sigma, one learned sigma, or sigma(z) per pixel; learned ones stay above 0.01.
         sigma: The fixed sigma, or where the learned ones start; in units of the pixel range.
     """
 
@@ -103,19 +106,19 @@ class GaussianPixels(PixelHead):
         self,
         in_dim: int,
         image_shape: Sequence[int],
-        scale: Literal["fixed", "learned", "per_pixel"],
+        likelihood: GaussianLikelihood,
         sigma: float,
     ) -> None:
         super().__init__()
         # A free sigma on undithered bytes is rewarded without bound by constant pixels: it needs `deq` data.
-        self.accepts = ("real", "deq") if scale == "fixed" else ("deq",)
+        self.accepts = ("real", "deq") if likelihood == "gaussian_fixed" else ("deq",)
         self.mean_logits = PixelReadout(in_dim, image_shape)
         start = torch.tensor(math.log(math.expm1(max(sigma - SIGMA_FLOOR, 1e-4))))
         self.raw_sigma: nn.Parameter | None = None
         self.sigma_map: PixelReadout | None = None
-        if scale == "fixed":
+        if likelihood == "gaussian_fixed":
             self.sigma = sigma
-        elif scale == "learned":
+        elif likelihood == "gaussian_learned":
             self.raw_sigma = nn.Parameter(start)
         else:
             self.sigma_map = PixelReadout(in_dim, image_shape)
@@ -137,8 +140,7 @@ def pixel_head(likelihood: Likelihood, in_dim: int, image_shape: Sequence[int], 
     """The module that turns decoder features into the likelihood of an image."""
     if likelihood == "bernoulli":
         return BernoulliPixels(in_dim, image_shape)
-    scales = {"gaussian_fixed": "fixed", "gaussian_learned": "learned", "gaussian_per_pixel": "per_pixel"}
-    return GaussianPixels(in_dim, image_shape, scales[likelihood], sigma)
+    return GaussianPixels(in_dim, image_shape, likelihood, sigma)
 
 
 class Chain(Distribution):
@@ -179,7 +181,7 @@ class Chain(Distribution):
         return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log p(a) + log p(b|a) in nats."""
+        """Log p(a) + log p(b|a) in nats."""
         sizes = self.sizes[::-1] if self.child_first else self.sizes
         one, two = value.split(sizes, -1)
         parent, child = (two, one) if self.child_first else (one, two)

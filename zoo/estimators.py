@@ -20,7 +20,7 @@ IMAGES_AT_ONCE = 16
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
-    """log (1/K) sum_k exp(log_w_k) along `dim`."""
+    """Log (1/K) sum_k exp(log_w_k) along `dim`."""
     return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
 
 
@@ -109,12 +109,12 @@ def iwae_bound(log_w: PerSample) -> PerImage:
 
 
 def free_bits(kl: Tensor, floor: float) -> Tensor:
-    """Sum over latents of max(floor, batch mean of KL_j), for kl [B, D] (Kingma et al. 2016, appendix C.8)."""
+    """Sum over latents of max(floor, batch mean of KL_j), kl [B, D] (Kingma et al. 2016, appendix C.8)."""
     return kl.mean(0).clamp(min=floor).sum()
 
 
 def active_units(means: Tensor, threshold: float = 1e-2) -> Tensor:
-    """Which columns of posterior means [N, D] vary by more than `threshold` (Burda et al. 2016, section 5.2)."""
+    """Which columns of posterior means [N, D] vary by over `threshold` (Burda et al. 2016, section 5.2)."""
     return means.double().var(0) > threshold
 
 

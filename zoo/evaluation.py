@@ -46,7 +46,11 @@ class Number:
     def __str__(self) -> str:
         """Side, value and error."""
         digits = 4 if abs(self.value) < 1 else 2
-        text = f"{self.side.value} {self.value:.{digits}f}" if self.value % 1 else f"{self.side.value} {self.value:g}"
+        text = (
+            f"{self.side.value} {self.value:.{digits}f}"
+            if self.value % 1
+            else f"{self.side.value} {self.value:g}"
+        )
         return text if self.error is None else f"{text} ± {self.error:.{digits}f}"
 
 
@@ -85,19 +89,26 @@ class Results:
         """
         try:
             value = json.loads(Path(path).read_text())
-            require(value["schema"] == SCHEMA, f"results must have schema {SCHEMA}, {path} has {value['schema']}")
-            numbers = {key: Number(**n | {"side": Side(n["side"])}) for key, n in value.pop("numbers").items()}
+            require(
+                value["schema"] == SCHEMA, f"results must have schema {SCHEMA}, {path} has {value['schema']}"
+            )
+            numbers = {
+                key: Number(**n | {"side": Side(n["side"])}) for key, n in value.pop("numbers").items()
+            }
             return cls(**value, numbers=numbers)
         except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise UsageError(f"results file {path} cannot be read: {type(error).__name__}: {error}") from error
+            raise UsageError(
+                f"results file {path} cannot be read: {type(error).__name__}: {error}"
+            ) from error
 
     def table(self) -> Table:
         """The numbers, one row each."""
-        table = Table(title=f"{self.method} on {self.data['protocol']}", title_justify="left")
+        data = self.data["protocol"]
+        table = Table(title=f"{self.method} on {data}", title_justify="left")
         for heading in ("metric", "value", "unit", "protocol"):
             table.add_column(heading, justify="right" if heading == "value" else "left", overflow="fold")
         for name, number in self.numbers.items():
-            table.add_row(name, str(number), number.unit, number.protocol)
+            table.add_row(name, str(number), number.unit, number.protocol.removeprefix(f"{data}; "))
         for name, reason in self.skipped.items():
             table.add_row(name, "-", "", f"skipped: {reason}")
         return table
@@ -106,7 +117,8 @@ class Results:
 class Evaluator(Callback):
     """Scores a method on the test split when the trainer tests.
 
-    Every test batch has a random stream of its own, seeded by `seed` and its first row: the same weights give the
+    Every test batch has a random stream of its own, seeded by `seed` and its first row: the same weights
+    give the
     same numbers on one process or several, and two methods with equal latents see the same noise.
 
     Args:
@@ -132,13 +144,21 @@ class Evaluator(Callback):
         self._units: list[ActiveUnits] = []
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: Method,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Feed the metrics with one batch."""
         with own_stream(self.seed, int(batch.row[0])), torch.no_grad():
             if isinstance(pl_module, Weighs):
                 bound = importance_bound(pl_module.weigh, batch.x, self.num_samples)
-                self._add(log_prob=bound.log_prob, elbo=bound.elbo, rate=bound.rate, distortion=bound.distortion)
+                self._add(
+                    log_prob=bound.log_prob, elbo=bound.elbo, rate=bound.rate, distortion=bound.distortion
+                )
                 self._add(ess=bound.ess)
             elif isinstance(pl_module, Scores):
                 self._add(log_prob=pl_module.log_prob(batch.x, self.num_samples))
@@ -158,13 +178,13 @@ class Evaluator(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         """Compute everything, on every process; print and write on the first."""
-        data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        data = data_of(trainer)
         numbers, skipped, details = self._numbers(pl_module, data)
         for name, number in numbers.items():
             if not math.isfinite(number.value):
                 raise UsageError(f"{name} must be finite, got {number.value}: the weights cannot be scored")
-        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # pyright: ignore
-        trained = sum(timer.time_elapsed("train") for timer in timers)
+        callbacks = getattr(trainer, "callbacks", [])
+        trained = sum(timer.time_elapsed("train") for timer in callbacks if isinstance(timer, Timer))
         self.results = Results(
             method=type(pl_module).__name__,
             numbers=numbers,
@@ -212,7 +232,9 @@ class Evaluator(Callback):
             put(key, value, "nats/image", side, how, error)
             dims = math.prod(method.image_shape)
             if data.pixels == "real":
-                skipped["test/bits_per_dim"] = "grey levels without dithering have a density, not a probability"
+                skipped["test/bits_per_dim"] = (
+                    "grey levels without dithering have a density, not a probability"
+                )
             else:
                 flipped = {Side.LOWER: Side.UPPER, Side.UPPER: Side.LOWER}.get(side, side)
                 bits = bits_per_dim(-value, dims, bytes_scaled=data.pixels == "deq")
@@ -230,14 +252,40 @@ class Evaluator(Callback):
             for layer, metric in enumerate(self._units, 1):
                 count, variances = metric.compute()
                 suffix = f"_layer_{layer}" if len(self._units) > 1 else ""
-                put(f"active_units{suffix}", float(count), f"of {len(variances)}", Side.EXACT, f"{over}, Var > 0.01")
+                put(
+                    f"active_units{suffix}",
+                    float(count),
+                    f"of {len(variances)}",
+                    Side.EXACT,
+                    f"{over}, Var > 0.01",
+                )
                 details[f"log10_variance_of_posterior_mean{suffix}"] = [
-                    round(float(v), 3) for v in variances.clamp(min=1e-12).log10().sort(descending=True).values
+                    round(float(v), 3)
+                    for v in variances.clamp(min=1e-12).log10().sort(descending=True).values
                 ]
         if isinstance(method, Reconstructs):
             value, error = stats["reconstruction_error"]
-            put("reconstruction_error", value, "squared error/image", Side.EXACT, f"{over}, posterior mean", error)
+            put(
+                "reconstruction_error",
+                value,
+                "squared error/image",
+                Side.EXACT,
+                f"{over}, posterior mean",
+                error,
+            )
         return numbers, skipped, details
+
+
+def data_of(trainer: Trainer) -> ImageData:
+    """The trainer's data module.
+
+    Raises:
+        UsageError: If it is not one of `zoo.data`.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, ImageData):
+        raise UsageError(f"scores and pictures need a data module of zoo.data, got {type(data).__name__}")
+    return data
 
 
 def results_folder(trainer: Trainer) -> Path:

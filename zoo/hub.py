@@ -1,6 +1,7 @@
 """A published model is a folder: `config.json` and `model.safetensors`. Nothing in it is ever executed.
 
-The class is looked up by name in `zoo.METHODS`; a folder that holds a pickle, names an unknown class, or lacks a
+The class is looked up by name in `zoo.METHODS`; a folder that holds a pickle, names an unknown class, or
+lacks a
 tensor is refused.
 """
 
@@ -58,27 +59,28 @@ def from_pretrained(path_or_repo: str | Path, revision: str | None = None, devic
     except SafetensorError as error:
         raise UsageError(f"{folder / WEIGHTS} must be a safetensors file: {error}") from error
     expected = _tensors(method)
-    for what, names in (("lacks", expected.keys() - tensors.keys()), ("has unknown", tensors.keys() - expected.keys())):
+    for what, names in (
+        ("lacks", expected.keys() - tensors.keys()),
+        ("has unknown", tensors.keys() - expected.keys()),
+    ):
         if names:
             raise UsageError(f"{folder / WEIGHTS} {what} {', '.join(sorted(names))} of {config['class']}")
     for name, tensor in tensors.items():
-        require(
-            tensor.shape == expected[name].shape,
-            f"{name} of {folder / WEIGHTS} must have shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}",
-        )
+        wanted, found = tuple(expected[name].shape), tuple(tensor.shape)
+        require(wanted == found, f"{name} of {folder / WEIGHTS} must have shape {wanted}, got {found}")
     # Tied tensors are stored once: only their first name is expected, and loading it moves the others.
     method.load_state_dict(tensors, strict=len(expected) == len(method.state_dict()))
     return method.to(device).eval()
 
 
 def weights_sha256(method: Method) -> str:
-    """SHA-256 over the names, types, shapes and bytes of the method's tensors, in the order of their names."""
+    """SHA-256 over names, types, shapes and bytes of the method's tensors, in the order of their names."""
     digest = hashlib.sha256()
     tensors = _tensors(method)
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -98,7 +100,9 @@ def _tensors(method: Method) -> dict[str, Tensor]:
 def _folder(path_or_repo: str | Path, revision: str | None) -> Path:
     path = Path(path_or_repo)
     if path.is_dir():
-        require(revision is None, f"revision belongs to a Hub repository, got {revision!r} with the folder {path}")
+        require(
+            revision is None, f"revision belongs to a Hub repository, got {revision!r} with the folder {path}"
+        )
         return path
     text = str(path_or_repo)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
@@ -108,10 +112,19 @@ def _folder(path_or_repo: str | Path, revision: str | None) -> Path:
     from huggingface_hub import errors
 
     try:
-        snapshot = huggingface_hub.snapshot_download(text, revision=revision, allow_patterns=[CONFIG, WEIGHTS])
-    except (errors.HfHubHTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError, httpx.HTTPError) as error:
+        snapshot = huggingface_hub.snapshot_download(
+            text, revision=revision, allow_patterns=[CONFIG, WEIGHTS]
+        )
+    except (
+        errors.HfHubHTTPError,
+        errors.HFValidationError,
+        errors.LocalEntryNotFoundError,
+        httpx.HTTPError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"no folder {text!r}, and the Hub gave no repository of that name: {reason}") from error
+        raise UsageError(
+            f"no folder {text!r}, and the Hub gave no repository of that name: {reason}"
+        ) from error
     return Path(snapshot)
 
 
@@ -126,7 +139,9 @@ def _config(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UsageError(f"{path} must be JSON with format, class and init_args: {error!r}") from error
     require(found == FORMAT, f"{path} must have format {FORMAT}, got {found!r}")
-    require(name in zoo.METHODS, f"class of {path} must be one of {', '.join(sorted(zoo.METHODS))}, got {name!r}")
+    require(
+        name in zoo.METHODS, f"class of {path} must be one of {', '.join(sorted(zoo.METHODS))}, got {name!r}"
+    )
     require(isinstance(arguments, dict), f"init_args of {path} must be an object, got {arguments!r}")
     return config
 
@@ -137,7 +152,9 @@ def _build(config: dict[str, Any], folder: Path) -> Method:
         try:
             return zoo.method_class(config["class"])(**arguments)
         except (TypeError, UsageError) as error:
-            raise UsageError(f"init_args of {folder / CONFIG} do not fit {config['class']}: {error}") from error
+            raise UsageError(
+                f"init_args of {folder / CONFIG} do not fit {config['class']}: {error}"
+            ) from error
 
 
 def _tuples(value: Any) -> Any:

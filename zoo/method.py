@@ -15,7 +15,8 @@ PixelKind = Literal["binary", "real", "deq"]
 """binary: 0 or 1; real: grey levels in [0, 1] as they are; deq: (byte + U[0, 1)) / 256."""
 
 CHECK_EVERY = 50
-"""On an accelerator, batches between two looks at whether the terms are finite (a look waits for the device)."""
+"""On an accelerator, batches between two looks at whether the terms are finite (a look waits for the
+device)."""
 
 
 class Batch(NamedTuple):
@@ -75,10 +76,17 @@ class Method(LightningModule, ABC):
         return loop.epoch_loop.batch_progress.total.ready / max(1, loop.max_batches)
 
     def setup(self, stage: str) -> None:
-        """Refuse data whose shape or kind of pixels does not suit the method."""
+        """Refuse unsuitable data before anything is done with them."""
         data = getattr(self.trainer, "datamodule", None)
-        if data is None:
-            return
+        if data is not None:
+            self.refuse_unsuitable(data)
+
+    def refuse_unsuitable(self, data: Any) -> None:
+        """Compare a data module's shape and kind of pixels with what the method can learn from.
+
+        Raises:
+            UsageError: If they do not agree.
+        """
         name = type(self).__name__
         require(
             self.image_shape == tuple(data.image_shape),
@@ -119,7 +127,9 @@ class Method(LightningModule, ABC):
         """
         means = {name: term.detach().float().mean() for name, term in terms.items()}
         if stage == "train":
-            self._finite.append((self.trainer.fit_loop.total_batch_idx, tuple(means), torch.stack([*means.values()])))
+            self._finite.append(
+                (self.trainer.fit_loop.total_batch_idx, tuple(means), torch.stack([*means.values()]))
+            )
             if self.device.type == "cpu" or len(self._finite) >= CHECK_EVERY:
                 self._stop_if_not_finite()
         for name, mean in means.items():
@@ -138,9 +148,13 @@ class Method(LightningModule, ABC):
         if not pending or bool(torch.stack([values.sum() for _, _, values in pending]).isfinite().all()):
             return
         for step, names, values in pending:
-            bad = [f"{n} = {v}" for n, v in zip(names, values.tolist(), strict=True) if not abs(v) < float("inf")]
+            bad = [
+                f"{n} = {v}" for n, v in zip(names, values.tolist(), strict=True) if not abs(v) < float("inf")
+            ]
             if bad:
-                raise NonFiniteError(f"training stopped: {', '.join(bad)} at batch {step} (epoch {self.current_epoch})")
+                raise NonFiniteError(
+                    f"training stopped: {', '.join(bad)} at batch {step} (epoch {self.current_epoch})"
+                )
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Nothing: `evaluation.Evaluator` scores the batch by asking what the method can do."""
@@ -207,7 +221,9 @@ class Game(Method):
         """
         players = self.players()
         optimizers = self.optimizers()
-        optimizer = (optimizers if isinstance(optimizers, list) else [optimizers])[list(players).index(player)]
+        optimizer = (optimizers if isinstance(optimizers, list) else [optimizers])[
+            list(players).index(player)
+        ]
         frozen = [p for name, other in players.items() if name != player for p in other.parameters()]
         frozen = [p for p in frozen if p.requires_grad]
         for p in frozen:
@@ -218,7 +234,9 @@ class Game(Method):
             optimizer.zero_grad()
             self.manual_backward(terms["loss"].mean())
             if clip is not None:
-                self.clip_gradients(optimizer, gradient_clip_val=clip, gradient_clip_algorithm="norm")
+                self.clip_gradients(
+                    optimizer.optimizer, gradient_clip_val=clip, gradient_clip_algorithm="norm"
+                )
             optimizer.step()
         finally:
             for p in frozen:

@@ -2,7 +2,8 @@
 
 A source is searched first under the folder in the environment variable ZOO_DATA (laid out like the Hub:
 `owner/name/...`), then on the Hugging Face Hub. The converted images are kept under ZOO_CACHE (by default
-`~/.cache/zoo`) in a file named by what went into it, with a hash of its own content: a damaged file is rebuilt.
+`~/.cache/zoo`) in a file named by what went into it, with a hash of its own content: a damaged file is
+rebuilt.
 """
 
 import hashlib
@@ -30,7 +31,8 @@ LAYOUT = 1
 """Version of the cache's layout; enters its name."""
 
 Arrays = dict[str, Tensor]
-"""`train_x`, `train_y` and, where the source has a test split, `test_x`, `test_y`: uint8 [N, C, H, W], int64 [N]."""
+"""`train_x`, `train_y` and, where the source has a test split, `test_x`, `test_y`: uint8 [N, C, H, W], int64
+[N]."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class Source(ABC):
 class DigitsSource(Source):
     """scikit-learn's handwritten digits, 8 x 8, in their original order; the last fifth is the test split."""
 
-    name = "digits"
+    @property
+    def name(self) -> str:
+        return "digits"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -74,10 +78,10 @@ class DigitsSource(Source):
     def read(self) -> Arrays:
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        levels = torch.from_numpy(digits.images).unsqueeze(1)
+        pixels, labels = load_digits(return_X_y=True)
+        levels = torch.from_numpy(pixels).reshape(-1, 1, 8, 8)
         x = torch.nn.functional.pad((levels * 255 / 16).round().byte(), (self.pad,) * 4)
-        y = torch.from_numpy(digits.target).long()
+        y = torch.from_numpy(labels).long()
         cut = len(y) - len(y) // 5
         return {"train_x": x[:cut], "train_y": y[:cut], "test_x": x[cut:], "test_y": y[cut:]}
 
@@ -95,7 +99,7 @@ class PictureSource(Source):
         return (1 if self.grey else 3, height + 2 * self.pad, width + 2 * self.pad)
 
     @abstractmethod
-    def load(self) -> Mapping[str, Any]:
+    def load(self) -> Mapping[Any, Any]:
         """The splits as streamed `datasets`."""
 
     def read(self) -> Arrays:
@@ -113,7 +117,9 @@ class PictureSource(Source):
             images = [key for key, kind in features.items() if isinstance(kind, datasets.Image)]
             labels = [key for key, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
             if not images:
-                raise UsageError(f"{self.name} must have a column of images, got {', '.join(features) or 'none'}")
+                raise UsageError(
+                    f"{self.name} must have a column of images, got {', '.join(features) or 'none'}"
+                )
             raw = data.cast_column(images[0], datasets.Image(decode=False))
             pixels, targets = [], []
             for example in raw:
@@ -131,10 +137,14 @@ class PictureSource(Source):
         try:
             picture = Image.open(io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"])
             if picture.mode not in EIGHT_BIT_MODES:
-                raise UsageError(f"{where} of {self.name} must have 8 bits per channel, got mode {picture.mode}")
+                raise UsageError(
+                    f"{where} of {self.name} must have 8 bits per channel, got mode {picture.mode}"
+                )
             picture = picture.convert("L" if self.grey else "RGB")
         except (UnidentifiedImageError, OSError) as error:
-            raise UsageError(f"{where} of {self.name} must be an image that Pillow can read: {error}") from error
+            raise UsageError(
+                f"{where} of {self.name} must be an image that Pillow can read: {error}"
+            ) from error
         height, width = self.size
         if picture.size != (width, height):
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
@@ -166,27 +176,23 @@ class HubSource(PictureSource):
         mirror = self._mirror()
         return _listing(mirror) if mirror else f"hub:{self.revision}"
 
-    def load(self) -> Mapping[str, Any]:
+    def load(self) -> Mapping[Any, Any]:
         import datasets
-        import huggingface_hub.errors
-        import requests
+        import httpx
+        from datasets.exceptions import DatasetNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError
 
         mirror = self._mirror()
         if mirror:
             return datasets.load_dataset(str(mirror), streaming=True)
         try:
             return datasets.load_dataset(self.repo_id, revision=self.revision, streaming=True)
-        except (
-            ConnectionError,
-            requests.ConnectionError,
-            huggingface_hub.errors.HfHubHTTPError,
-            datasets.exceptions.DatasetNotFoundError,
-        ) as error:
-            where = os.environ.get("ZOO_DATA")
+        except (ConnectionError, httpx.HTTPError, HfHubHTTPError, DatasetNotFoundError) as error:
+            where = os.environ.get("ZOO_DATA") or "not set"
             raise UsageError(
-                f"{self.repo_id} is neither under ZOO_DATA ({where or 'not set'}) nor could it be read from the Hub "
-                f"({type(error).__name__}): set ZOO_DATA to a folder that holds {self.repo_id}, or go online and "
-                "run `python -m zoo data prepare`"
+                f"{self.repo_id} is not under ZOO_DATA ({where}) and cannot be read from the Hub "
+                f"({type(error).__name__}): set ZOO_DATA to a folder that holds {self.repo_id}, "
+                "or go online and run `python -m zoo data prepare`"
             ) from error
 
 
@@ -203,13 +209,16 @@ class FolderSource(PictureSource):
     def fingerprint(self) -> str:
         return _listing(Path(self.path))
 
-    def load(self) -> Mapping[str, Any]:
+    def load(self) -> Mapping[Any, Any]:
         import datasets
+        from datasets.data_files import EmptyDatasetError
 
         try:
             return datasets.load_dataset("imagefolder", data_dir=self.path, streaming=True)
-        except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, datasets.data_files.EmptyDatasetError):
-            raise UsageError(f"path must hold images (.png, .jpg, ...), found none in {self.path!r}") from None
+        except (FileNotFoundError, EmptyDatasetError):
+            raise UsageError(
+                f"path must hold images (.png, .jpg, ...), found none in {self.path!r}"
+            ) from None
 
 
 def _listing(folder: Path) -> str:
@@ -262,7 +271,7 @@ def _digest(arrays: Arrays) -> str:
     digest = hashlib.sha256()
     for key in sorted(arrays):
         digest.update(f"{key} {tuple(arrays[key].shape)}".encode())
-        digest.update(arrays[key].contiguous().numpy())
+        digest.update(arrays[key].contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -15,9 +15,10 @@ def cosine(epoch: float, length: float, final: float) -> float:
 
 
 def tripling_stages(epoch: float, stages: int, final: float) -> float:
-    """Factor `final ** (i / (stages - 1))` in stage i, which lasts 3**i epochs (Burda et al. 2016, section 5).
+    """Factor `final ** (i / (stages - 1))` in stage i, which lasts 3**i epochs.
 
-    With eight stages: 3280 epochs. After the last stage the factor stays at `final`.
+    Burda et al. 2016, section 5. With eight stages: 3280 epochs. After the last stage the factor stays at
+    `final`.
     """
     stage, end = 0, 1
     while stage < stages - 1 and epoch >= end:

@@ -2,28 +2,26 @@
 
 import csv
 import logging
-import os
+import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-import yaml
-from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import zoo
 from zoo import data as _data  # noqa: F401  (its classes must be known for their short names to work)
 from zoo.callbacks import Grids, Predictions
 from zoo.data import ImageData
-from zoo.errors import UsageError, require
+from zoo.errors import OneLine, UsageError, require
 from zoo.evaluation import Evaluator
 from zoo.files import atomic
 from zoo.hub import save_pretrained
@@ -51,15 +49,26 @@ def run(argv: list[str]) -> None:
             load_from_checkpoint_support=False,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
-            parser_class=OneLineParser,
+            parser_class=Parser,
             parser_kwargs={
                 "prog": "zoo",
-                **{verb: {"usage": f"zoo {verb} [--config FILE] [options]"} for verb in LightningCLI.subcommands()},
+                "allow_abbrev": False,
+                **{
+                    verb: {"usage": f"zoo {verb} [--config FILE] [options]"}
+                    for verb in LightningCLI.subcommands()
+                },
             },
-            trainer_defaults={"inference_mode": False, "deterministic": "warn", "max_epochs": 100},
+            trainer_defaults={
+                "inference_mode": False,
+                "deterministic": "warn",
+                "max_epochs": 100,
+                "enable_model_summary": False,
+            },
         )
     except MisconfigurationException as error:
         raise UsageError(str(error)) from error
+    except ValueError as error:  # jsonargparse buries a constructor's own line
+        raise (error.__cause__ if isinstance(error.__cause__, UsageError) else error) from None
 
 
 def _quieten() -> None:
@@ -78,7 +87,7 @@ def _quieten() -> None:
 
 def _with_config_of_run(argv: list[str]) -> list[str]:
     """`--ckpt_path` alone is enough: the run's own config.yaml lies beside the checkpoint."""
-    if any(a == "--config" or a == "-c" or a.startswith("--config=") for a in argv):
+    if any(a in ("--config", "-c") or a.startswith("--config=") for a in argv):
         return argv
     for i, argument in enumerate(argv):
         value = argument.removeprefix("--ckpt_path=") if argument.startswith("--ckpt_path=") else None
@@ -89,18 +98,29 @@ def _with_config_of_run(argv: list[str]) -> list[str]:
     return argv
 
 
-class OneLineParser(LightningArgumentParser):
-    """Says what is wrong in one line."""
+class Parser(OneLine, LightningArgumentParser):
+    """LightningCLI's parser; of an unknown class it says which there are."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
-        """Exit with status 2 and the message on one line."""
-        raise UsageError(message) from ex
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message on one line."""
+        found = re.search(r"Expected a dot import path string: (\S+)", message)
+        base = {'"model"': Method, '"data"': ImageData}.get(message.removeprefix("Parser key ").split(":")[0])
+        if found and base:
+            message = f"unknown class {found[1]}, choose from {', '.join(sorted(_final_classes(base)))}"
+        super().error(message, ex)
+
+
+def _final_classes(base: type) -> set[str]:
+    children = base.__subclasses__()
+    return set().union(*map(_final_classes, children)) if children else {base.__name__}
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints appear whole or not at all, also where the temporary folder is on another disk."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         """Write beside the target, then rename."""
         with atomic(path) as temporary:
             torch.save(checkpoint, temporary)
@@ -110,7 +130,9 @@ class RunLog(CSVLogger):
     """metrics.csv in the run's folder; a resumed run goes on where its checkpoint was written."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder.parent.parent, name=folder.parent.name, version=folder.name)
+        super().__init__(
+            folder.parent.parent, name=folder.parent.name, version=folder.name, flush_logs_every_n_steps=1
+        )
         self._before = folder / "metrics.csv"
         self._rows: list[dict[str, str]] = []
         if self._before.is_file():
@@ -162,7 +184,9 @@ class Progress(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands at the end of the bar."""
-        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+        return {
+            key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"
+        }
 
 
 class ZooCLI(LightningCLI):
@@ -183,7 +207,9 @@ class ZooCLI(LightningCLI):
         given = config.get("ckpt_path")
         if given is None:
             verb = self.config.subcommand
-            require(verb == "fit", f"{verb} needs --ckpt_path FILE, last or best: there are no weights otherwise")
+            require(
+                verb == "fit", f"{verb} needs --ckpt_path FILE, last or best: there are no weights otherwise"
+            )
             return
         path = self._resolve(given)
         config["ckpt_path"] = str(path)
@@ -192,21 +218,27 @@ class ZooCLI(LightningCLI):
         except Exception as error:
             if isinstance(error, MemoryError):
                 raise
-            raise UsageError(f"ckpt_path must be a checkpoint of a fit, {path} cannot be read as one") from error
-        saved = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+            raise UsageError(
+                f"ckpt_path must be a checkpoint of a fit, {path} cannot be read as one"
+            ) from error
+        saved = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
         require(bool(saved), f"ckpt_path must be a checkpoint of a fit, {path} holds no hyper-parameters")
         asked = config.model.init_args.as_dict()
-        for name, value in asked.items():
-            if name != "image_shape" and name in saved and _plain(saved[name]) != _plain(value):
-                raise UsageError(
-                    f"model.{name} must agree with the checkpoint: the config says {value}, {path} has {saved[name]}"
-                )
+        for name in (asked.keys() & saved.keys()) - {"image_shape"}:
+            require(
+                _plain(saved[name]) == _plain(asked[name]),
+                f"model.{name} must agree with the checkpoint, got {asked[name]}; {path} has {saved[name]}",
+            )
 
     def _resolve(self, given: str) -> Path:
         if given in ("last", "best"):
             name = LAST if given == "last" else BEST
-            found = sorted(self._recipe_folder().glob(f"version_*/{name}"), key=lambda path: path.stat().st_mtime)
-            require(bool(found), f"ckpt_path: {given} needs an earlier run, found none in {self._recipe_folder()}")
+            found = sorted(
+                self._recipe_folder().glob(f"version_*/{name}"), key=lambda path: path.stat().st_mtime
+            )
+            require(
+                bool(found), f"ckpt_path: {given} needs an earlier run, found none in {self._recipe_folder()}"
+            )
             return found[-1]
         path = Path(given)
         require(path.is_file(), f"ckpt_path must be a file, last or best, got {given!r}")
@@ -226,21 +258,25 @@ class ZooCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the folder of this run."""
-        config = self.config_init[self.subcommand]
+        config = self.config_init[str(self.subcommand)]
         checkpoint = config.get("ckpt_path")
         extra: list[Callback] = [Progress(leave=False)] if sys.stderr.isatty() or sys.stdout.isatty() else []
         settings: dict[str, Any] = {"plugins": [*_listed(config.trainer.plugins), AtomicCheckpoints()]}
         settings["enable_progress_bar"] = bool(extra) and config.trainer.enable_progress_bar is not False
         if self.subcommand == "fit":
+            self._refuse_other_shape(config.get("config") or [])
+            self.datamodule.prepare_data()
+            self.model.refuse_unsuitable(self.datamodule)
             folder = Path(checkpoint).parent if checkpoint else _new_folder(self._recipe_folder())
             self.folder = folder
             extra += [*self._checkpoints(folder), Timer(), Continuity()]
             if config.trainer.logger in (None, True):
-                settings["logger"] = [RunLog(folder)]
+                loggers: list[Logger] = [RunLog(folder)]
+                settings["logger"] = loggers
                 if config.wandb:
                     project = config.wandb if isinstance(config.wandb, str) else "zoo"
                     name = f"{folder.parent.name}-{folder.name}"
-                    settings["logger"].append(WandbLogger(project=project, name=name, save_dir=str(folder)))
+                    loggers.append(WandbLogger(project=project, name=name, save_dir=str(folder)))
         elif self.subcommand == "predict":
             extra.append(Predictions())
         if config.trainer.logger is None:
@@ -250,6 +286,16 @@ class ZooCLI(LightningCLI):
         callbacks = [*_listed(config.trainer.callbacks), *extra]
         return super().instantiate_trainer(**settings, callbacks=callbacks, **kwargs)
 
+    def _refuse_other_shape(self, files: list[Any]) -> None:
+        """The model's shape is linked to the data's: a shape that was asked for must be that one."""
+        texts = [*sys.argv, *(Path(str(file)).read_text() for file in files)]
+        asked = self.config[str(self.subcommand)].model.init_args.get("image_shape")
+        if asked is not None and any("image_shape" in text for text in texts):
+            shape = self.datamodule.image_shape
+            require(
+                tuple(asked) == shape, f"model.image_shape must be that of the data, {shape}, got {asked}"
+            )
+
     def _checkpoints(self, folder: Path) -> list[Callback]:
         settings = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
         last = ModelCheckpoint(filename=Path(LAST).stem, save_on_train_epoch_end=True, **settings)
@@ -257,6 +303,16 @@ class ZooCLI(LightningCLI):
             return [last]
         name, mode = self.model.monitor
         return [ModelCheckpoint(filename=Path(BEST).stem, monitor=name, mode=mode, **settings), last]
+
+    def before_fit(self) -> None:
+        """Say what is about to happen."""
+        if self.trainer.is_global_zero:
+            size = sum(p.numel() for p in self.model.parameters())
+            where = "a trial run, nothing is kept" if self.trainer.fast_dev_run else self.folder  # pyright: ignore
+            sys.stdout.write(
+                f"{type(self.model).__name__}, {size:,} parameters, on {self.datamodule.protocol}: {where}\n"
+            )
+            sys.stdout.flush()
 
     def after_fit(self) -> None:
         """Score the best weights, save them as a model, and say how to load them."""

@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from typing import Literal
 
-from zoo.errors import UsageError, require
+from zoo.errors import OneLine, UsageError, require
 
 
-def sample(model: str, n: int = 64, seed: int = 0, out: str = "samples.png", revision: str | None = None) -> None:
+def sample(
+    model: str, n: int = 64, seed: int = 0, out: str = "samples.png", revision: str | None = None
+) -> None:
     """Draw images from a saved model.
 
     Args:
@@ -63,8 +64,8 @@ def list_(pattern: str = "*") -> None:
     console.print("methods")
     for name, module in sorted(zoo.METHODS.items()):
         spec = find_spec(module)
-        assert spec is not None and spec.origin is not None
-        citation = (ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or "").split("\n\n")[0]
+        source = Path(spec.origin).read_text() if spec and spec.origin else ""
+        citation = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0]
         console.print(f"  {name:8} {' '.join(citation.split())}", markup=False)
     console.print("recipes")
     for slug in zoo.list_models(pattern):
@@ -116,7 +117,11 @@ def run(argv: list[str]) -> None:
         raise UsageError(f"unknown verb {argv[0]!r}: choose from {', '.join([*HEAVY, *VERBS])}")
     from jsonargparse import ArgumentParser
 
+    class Parser(OneLine, ArgumentParser):
+        """Says what is wrong in one line."""
+
     function = VERBS[argv[0]]
-    parser = ArgumentParser(prog=f"zoo {argv[0]}", description=(function.__doc__ or "").split("\n")[0])
+    description = (function.__doc__ or "").split("\n")[0]
+    parser = Parser(prog=f"zoo {argv[0]}", description=description, allow_abbrev=False)
     parser.add_function_arguments(function, as_positional=True)
     function(**vars(parser.parse_args(argv[1:])))

@@ -1,10 +1,13 @@
 """Burda, Grosse, Salakhutdinov. Importance Weighted Autoencoders. ICLR 2016. arXiv:1509.00519.
 
-Tucker, Lawson, Gu, Maddison. Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives. ICLR 2019.
+Tucker, Lawson, Gu, Maddison. Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives. ICLR
+2019.
 arXiv:1810.04152 (`objective: dreg`).
 
-Departs from the paper: Adam has the beta1 = 0.9 of the text, not the 0.99 of the released code, and its second
-moments start at zero, not one. The paper's schedule is `lr_schedule: tripling_stages` with 3280 epochs; shorter
+Departs from the paper: Adam has the beta1 = 0.9 of the text, not the 0.99 of the released code, and its
+second
+moments start at zero, not one. The paper's schedule is `lr_schedule: tripling_stages` with 3280 epochs;
+shorter
 recipes use a cosine.
 """
 
@@ -41,7 +44,8 @@ class IWAE(LatentVariable):
         objective: `iwae`: the bound L_k; `dreg`: the same bound, its encoder gradient doubly reparameterised;
             `vae`: the mean of k log-weights, the paper's control arm.
         latent_dims: Units of each stochastic layer, the one next to the pixels first: one or two numbers.
-        hidden_dims: Width of the two hidden layers below each stochastic layer; one number per stochastic layer.
+        hidden_dims: Width of the two hidden layers below each stochastic layer; one number per stochastic
+        layer.
         lr: Step size of Adam at the start.
         lr_final: Step size at the end of the schedule.
         lr_schedule: How the step size falls; the paper's is `tripling_stages`.
@@ -93,14 +97,18 @@ class IWAE(LatentVariable):
         top = standard_gaussian(self.latent_dims[-1], self.device)
         if self.upper_decoder is None:
             return top
-        return Chain(top, self.upper_decoder, self.latent_dims[::-1], child_first=True)  # p(h2) p(h1|h2)
+        return Chain(
+            top, self.upper_decoder, (self.latent_dims[1], self.latent_dims[0]), child_first=True
+        )  # p(h2) p(h1|h2)
 
     def posterior(self, x: Images) -> Distribution:
         return self._posterior(x, list(self.encoders))
 
     def _posterior(self, x: Images, layers: Sequence[Layer]) -> Distribution:
         first = layers[0](x.flatten(-3))
-        return first if len(layers) == 1 else Chain(first, layers[1], self.latent_dims)  # q(h1|x) q(h2|h1)
+        return (
+            first if len(layers) == 1 else Chain(first, layers[1], (self.latent_dims[0], self.latent_dims[1]))
+        )  # q(h1|x) q(h2|h1)
 
     def likelihood(self, z: Codes) -> Independent:
         return self.pixels(self.decoder(z[..., : self.latent_dims[0]]))
@@ -117,7 +125,9 @@ class IWAE(LatentVariable):
         return self._picture(z if self.upper_decoder is None else self.upper_decoder(z).mean)
 
     def loss(self, batch: Batch) -> Terms:
-        weights, surrogate = self._dreg(batch.x) if self.objective == "dreg" else (self.weigh(batch.x, self.num_samples), None)
+        weights, surrogate = (
+            self._dreg(batch.x) if self.objective == "dreg" else (self.weigh(batch.x, self.num_samples), None)
+        )
         log_w = weights.log_w
         bound, elbo = iwae_bound(log_w), log_w.mean(0)  # equations 8 and 4
         if surrogate is None:
@@ -131,8 +141,10 @@ class IWAE(LatentVariable):
         }
 
     def _dreg(self, x: Images) -> tuple[Weights, Tensor]:
-        """Weights, and a surrogate whose gradient is sum_k w~_k^2 (d log w_k / d z_k)(d z_k / d phi) for the
-        encoder and sum_k w~_k d log w_k / d theta for the decoder (Tucker et al. 2019, equation 8).
+        """Weights, and a surrogate with the doubly reparameterised gradient (Tucker et al. 2019, equation 8).
+
+        For the encoder sum_k w~_k^2 (d log w_k / d z_k)(d z_k / d phi), for the decoder
+        sum_k w~_k d log w_k / d theta.
 
         The hook sits on the joint z = (h1, h2), outside the path from h1 to h2, so it scales each path once.
         """

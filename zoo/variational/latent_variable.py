@@ -42,7 +42,13 @@ class LatentVariable(Descent, Samples, Weighs, Infers, Decodes, Reconstructs):
     """The last module of the decoder: features to p(x|z)."""
 
     def __init__(
-        self, image_shape: Sequence[int], *, lr: float, lr_final: float, lr_schedule: Schedule, adam_eps: float
+        self,
+        image_shape: Sequence[int],
+        *,
+        lr: float,
+        lr_final: float,
+        lr_schedule: Schedule,
+        adam_eps: float,
     ) -> None:
         super().__init__(image_shape)
         for name, value in {"lr": lr, "lr_final": lr_final, "adam_eps": adam_eps}.items():
@@ -78,7 +84,7 @@ class LatentVariable(Descent, Samples, Weighs, Infers, Decodes, Reconstructs):
         return Weights(self.likelihood(z).log_prob(x), self.prior().log_prob(z) - q.log_prob(z))
 
     def log_weights(self, x: Images, num_samples: int) -> PerSample:
-        """log p(x, z) - log q(z|x) of `num_samples` posterior draws per image, [K, B], in nats."""
+        """Log p(x, z) - log q(z|x) of `num_samples` posterior draws per image, [K, B], in nats."""
         return self.weigh(x, num_samples).log_w
 
     def log_prob(self, x: Images, num_samples: int) -> PerImage:
@@ -118,8 +124,8 @@ class LatentVariable(Descent, Samples, Weighs, Infers, Decodes, Reconstructs):
             f"lr_schedule: cosine needs a positive trainer.max_epochs, got {length}",
         )
         factor = {
-            "constant": lambda epoch: 1.0,
-            "cosine": lambda epoch: cosine(epoch, length, final),
-            "tripling_stages": lambda epoch: tripling_stages(epoch, STAGES, final),
+            "constant": lambda _: 1.0,
+            "cosine": lambda epoch: cosine(float(epoch), float(length), final),
+            "tripling_stages": lambda epoch: tripling_stages(float(epoch), STAGES, final),
         }[self.lr_schedule]
         return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}

@@ -5,7 +5,8 @@ ICML 2014. arXiv:1401.4082.
 
 Departs from the paper: the default network, two hidden layers of 200 tanh units and 50 latents, is the one of
 Burda et al. (2016), as are the Glorot initialisation and the output bias at the logit of the mean training
-pixel; Adam with a cosine schedule replaces Adagrad; there is no weight prior. Warm-up (Soenderby et al. 2016) and
+pixel; Adam with a cosine schedule replaces Adagrad; there is no weight prior. Warm-up (Soenderby et al.
+2016) and
 free bits (Kingma et al. 2016) are options, off by default; the reported bound never contains them.
 """
 
@@ -17,7 +18,7 @@ from torch.distributions import Independent, kl_divergence
 from zoo.distributions import GaussianHead, Likelihood, pixel_head, standard_gaussian
 from zoo.errors import require
 from zoo.estimators import free_bits
-from zoo.method import Batch, PixelKind, Terms
+from zoo.method import Batch, Terms
 from zoo.networks import MLP, Activation
 from zoo.schedules import warm_up
 from zoo.shapes import Codes, Images
@@ -69,7 +70,9 @@ class VAE(LatentVariable):
         super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
         self.save_hyperparameters()
         require(latent_dim >= 1, f"latent_dim must be at least 1, got {latent_dim}")
-        require(bool(hidden_dims) and min(hidden_dims) >= 1, f"hidden_dims must be positive, got {hidden_dims}")
+        require(
+            bool(hidden_dims) and min(hidden_dims) >= 1, f"hidden_dims must be positive, got {hidden_dims}"
+        )
         require(sigma > 0, f"sigma must be positive, got {sigma}")
         require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
         require(warmup_epochs >= 0, f"warmup_epochs must not be negative, got {warmup_epochs}")
@@ -97,10 +100,7 @@ class VAE(LatentVariable):
         z = q.rsample((self.num_samples,))  # section 2.4
         distortion = -self.likelihood(z).log_prob(batch.x).mean(0)
         kl = kl_divergence(q.base_dist, p.base_dist)  # [B, D], appendix B
-        if self.kl == "monte_carlo":
-            rate = (q.log_prob(z) - p.log_prob(z)).mean(0)
-        else:
-            rate = kl.sum(-1)
+        rate = (q.log_prob(z) - p.log_prob(z)).mean(0) if self.kl == "monte_carlo" else kl.sum(-1)
         penalty = free_bits(kl, self.free_bits) if self.free_bits else rate
         weight = warm_up(self.epochs_done, self.warmup_epochs)
         return {

@@ -1,0 +1,354 @@
+"""Every method x every capability in its header, and the three ways to learn."""
+
+import copy
+
+import pytest
+import torch
+from conftest import TINY, tiny
+from lightning.pytorch import Trainer
+from torch import nn
+
+import zoo
+from zoo.capabilities import Decodes, Encodes, Infers, Reconstructs, Samples, Scores, Side, Weighs
+from zoo.data import Digits
+from zoo.errors import NonFiniteError, UsageError
+from zoo.evaluation import Evaluator
+from zoo.hub import from_pretrained, save_pretrained
+from zoo.method import Batch, ClosedForm, Descent, Game, Method, Terms
+
+ALL = sorted(zoo.METHODS)
+SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
+
+
+def having(capability: type) -> list[str]:
+    return [name for name in ALL if issubclass(zoo.method_class(name), capability)]
+
+
+def trainer(**options) -> Trainer:
+    settings = {
+        "max_epochs": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+        "inference_mode": False,
+    }
+    return Trainer(**settings | options)
+
+
+def images(shape=(1, 8, 8), n=6) -> torch.Tensor:
+    return (torch.rand(n, *shape) < 0.3).float()
+
+
+def batch(shape=(1, 8, 8), n=6) -> Batch:
+    return Batch(images(shape, n), torch.arange(n) % 3, torch.arange(n))
+
+
+def state(method: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in method.state_dict().items()}
+
+
+def same(one: dict, two: dict) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_every_method_has_tiny_settings_and_is_final():
+    assert sorted(TINY) == ALL
+    for name in ALL:
+        cls = zoo.method_class(name)
+        assert cls.__name__ == name
+        assert not cls.__subclasses__()
+        assert "paper" in vars(cls)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_has_a_loss_per_image_or_scalar_and_gradient_reaches_every_parameter(name, shape):
+    method = tiny(name, shape)
+    if not isinstance(method, Descent):
+        return
+    terms = method.loss(batch(shape))
+    assert "loss" in terms
+    assert all(term.shape in ((6,), ()) for term in terms.values())
+    terms["loss"].mean().backward()
+    for key, parameter in method.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.abs().sum() > 0, key
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_loss_sample_and_score_are_pure(name):
+    method = tiny(name)
+    x = batch()
+    before = state(method)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        values = []
+        if isinstance(method, Descent):
+            values += method.loss(x).values()
+        if isinstance(method, Samples):
+            values.append(method.sample(3))
+        if isinstance(method, Scores):
+            values.append(method.log_prob(x.x, 4))
+        results.append(values)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert same(before, state(method))
+    assert all(p.grad is None for p in method.parameters())
+
+
+@pytest.mark.parametrize("name", having(Samples))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_samples_are_images_and_a_generator_leaves_the_global_stream_alone(name, shape):
+    method = tiny(name, shape)
+    before = torch.get_rng_state()
+    one = method.sample(5, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(before, torch.get_rng_state())
+    two = method.sample(5, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(one, two)
+    assert one.shape == (5, *shape)
+    assert one.min() >= 0
+    assert one.max() <= 1
+    assert not torch.equal(one, method.sample(5, generator=torch.Generator().manual_seed(4)))
+
+
+@pytest.mark.parametrize("name", having(Scores))
+def test_scores_are_finite_per_image_and_state_their_side(name):
+    method = tiny(name)
+    assert isinstance(method.side, Side)
+    value = method.log_prob(images(), 4)
+    assert value.shape == (6,)
+    assert value.isfinite().all()
+    with pytest.raises(UsageError, match="num_samples must be at least 1, got 0"):
+        method.log_prob(images(), 0)
+
+
+@pytest.mark.parametrize("name", having(Weighs))
+def test_weights_have_one_row_per_sample(name):
+    weights = tiny(name).weigh(images(), 4)
+    assert weights.log_w.shape == (4, 6)
+
+
+@pytest.mark.parametrize("name", having(Encodes))
+def test_codes_and_means(name):
+    method = tiny(name)
+    code = method.encode(images())
+    assert code.shape[0] == 6
+    if isinstance(method, Infers):
+        layers = method.posterior_means(images())
+        assert layers[-1].shape == code.shape
+    if isinstance(method, Decodes):
+        assert method.decode(code).shape == (6, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", having(Reconstructs))
+def test_reconstructions_are_deterministic_images(name):
+    method = tiny(name)
+    x = images()
+    one, two = method.reconstruct(x), method.reconstruct(x)
+    assert torch.equal(one, two)
+    assert one.shape == x.shape
+    assert one.min() >= 0
+    assert one.max() <= 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_hub_round_trip_is_bitwise(name, tmp_path):
+    method = tiny(name)
+    save_pretrained(method, tmp_path / "model")
+    loaded = from_pretrained(tmp_path / "model")
+    assert type(loaded) is type(method)
+    assert not loaded.training
+    assert same(state(method), state(loaded))
+    assert dict(loaded.hparams_initial) == dict(method.hparams_initial)
+    if isinstance(method, Samples):
+        draws = [m.sample(4, generator=torch.Generator().manual_seed(0)) for m in (method, loaded)]
+        assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_looking_never_changes_training(name, digits):
+    """Validation every epoch, or never: the same weights."""
+    weights = []
+    for limit in (0, 1.0):
+        method = tiny(name)
+        trainer(max_epochs=2, limit_val_batches=limit, limit_train_batches=3).fit(method, datamodule=Digits())
+        weights.append(state(method))
+    assert same(*weights)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_learns_in_bf16_mixed(name):
+    method = tiny(name)
+    before = state(method)
+    trainer(precision="bf16-mixed", limit_train_batches=3).fit(method, datamodule=Digits())
+    after = state(method)
+    assert not same(before, after)
+    assert all(value.isfinite().all() for value in after.values())
+    assert all(value.dtype == torch.float32 for value in after.values())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_evaluator_reports_only_what_the_method_can_do(name, tmp_path):
+    method = tiny(name)
+    evaluator = Evaluator(num_samples=3, out=str(tmp_path / "results.json"))
+    trainer(callbacks=[evaluator]).test(method, datamodule=Digits(), verbose=False)
+    results = evaluator.results
+    assert results is not None
+    assert ("test/elbo" in results.numbers) == isinstance(method, Weighs)
+    assert ("test/reconstruction_error" in results.numbers) == isinstance(method, Reconstructs)
+    assert all(key in results.data for key in ("protocol", "test_sha256"))
+
+
+# The three ways to learn, each proved by the smallest method there is.
+
+
+class MeanByDescent(Descent, Samples):
+    """Learns the mean image by least squares."""
+
+    paper = "Least squares."
+
+    def __init__(self, image_shape=(1, 8, 8), lr: float = 0.5) -> None:
+        super().__init__(image_shape)
+        self.save_hyperparameters()
+        self.lr = lr
+        self.mean = nn.Parameter(torch.zeros(self.image_shape))
+
+    def loss(self, batch: Batch) -> Terms:
+        distance = (batch.x - self.mean).square().flatten(1).sum(1)
+        return {"loss": distance, "distance": distance}
+
+    def sample(self, n, *, generator=None):
+        return self.mean.detach().clamp(0, 1).expand(n, *self.image_shape)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.lr)
+
+
+class MatchingMeans(Game):
+    """Player `left` descends (left - right)^2 + left^2, player `right` (right - mean)^2: a game with one answer."""
+
+    paper = "A game."
+
+    def __init__(self, image_shape=(1, 8, 8), clip: float | None = None) -> None:
+        super().__init__(image_shape)
+        self.save_hyperparameters()
+        self.clip = clip
+        self.left, self.right = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        self.seen: list[tuple[bool, bool]] = []
+
+    def players(self):
+        return {"left": self.left, "right": self.right}
+
+    def left_loss(self, target):
+        return {"loss": (self.left.weight - self.right.weight).square().sum() + 0 * target}
+
+    def right_loss(self, target):
+        return {"loss": (self.right.weight + 0 * self.left.weight - target).square().sum()}
+
+    def training_step(self, batch, batch_idx):
+        before = self.left.weight.detach().clone()
+        self.descend("right", self.right_loss, batch.x.mean(), clip=self.clip)
+        self.seen.append((torch.equal(before, self.left.weight), self.left.weight.grad is None))
+        self.descend("left", self.left_loss, batch.x.mean(), clip=self.clip)
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(player.parameters(), 0.2) for player in self.players().values()]
+
+
+class MeanInOnePass(ClosedForm):
+    """The mean image, exactly."""
+
+    paper = "Arithmetic."
+
+    def __init__(self, image_shape=(1, 8, 8)) -> None:
+        super().__init__(image_shape)
+        self.save_hyperparameters()
+        self.register_buffer("total", torch.zeros(self.image_shape, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(self.image_shape, dtype=torch.float64))
+
+    def statistics(self):
+        return [self.total, self.count]
+
+    def absorb(self, batch):
+        self.total += batch.x.double().sum(0)
+        self.count += len(batch.x)
+
+    def settle(self):
+        self.mean.copy_(self.total / self.count)
+
+
+def test_a_descent_descends(digits):
+    method = MeanByDescent(lr=0.1)
+    trainer(max_epochs=8).fit(method, datamodule=Digits(binarize="none"))
+    expected = Digits(binarize="none").mean_image()
+    assert (method.mean - expected).abs().max() < 0.1
+    assert float(method.trainer.callback_metrics["val/distance"]) < 10
+
+
+def test_a_game_moves_one_player_at_a_time_and_reaches_its_answer():
+    method = MatchingMeans()
+    trainer(max_epochs=2).fit(method, datamodule=Digits(binarize="none"))
+    assert all(unmoved for unmoved, _ in method.seen)
+    assert method.seen[0] == (True, True)
+    mean = float(Digits(binarize="none").mean_image().mean())
+    assert method.right.weight.item() == pytest.approx(mean, abs=0.02)
+    assert method.left.weight.item() == pytest.approx(mean, abs=0.05)
+    assert all(p.requires_grad for p in method.parameters())
+    metrics = method.trainer.callback_metrics
+    assert {"train/left_loss", "train/right_loss"} <= metrics.keys()
+
+
+def test_a_game_clips_the_gradient_norm():
+    method = MatchingMeans(clip=1e-3)
+    start = method.right.weight.item()
+    trainer(limit_train_batches=1).fit(method, datamodule=Digits())
+    assert 0 < abs(method.right.weight.item() - start) <= 0.2 * 1e-3 * 1.01
+
+
+def test_a_closed_form_is_exact_after_one_pass_however_many_epochs_are_asked_for():
+    method = MeanInOnePass()
+    data = Digits(binarize="none")
+    trainer(max_epochs=5).fit(method, datamodule=data)
+    assert int(method.count) == len(data.split("train").y)
+    assert method.trainer.current_epoch == 1
+    assert torch.allclose(method.mean, data.split("train").x.double().mean(0), atol=1e-12)
+
+
+def test_epochs_are_counted_in_batches_for_a_game_with_two_optimizers():
+    method = MatchingMeans()
+    trainer(max_epochs=2).fit(method, datamodule=Digits())
+    assert method.epochs_done == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("cls", [MeanByDescent, MatchingMeans])
+def test_a_term_that_is_not_finite_stops_the_run_with_its_name_and_batch(cls):
+    method = cls()
+    with torch.no_grad():
+        next(iter(method.parameters())).fill_(float("nan"))
+    before = state(copy.deepcopy(method))
+    with pytest.raises(NonFiniteError, match=r"loss = nan.* at batch 0 \(epoch 0\)"):
+        trainer().fit(method, datamodule=Digits())
+    assert torch.equal(
+        torch.stack([v.isnan().all() for v in before.values()]),
+        torch.stack([v.isnan().all() for v in method.state_dict().values()]),
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (1, 28), (1, 0, 28), (1, -1, 2)])
+def test_impossible_shapes_are_refused(shape):
+    for cls in (MeanByDescent, *map(zoo.method_class, ALL)):
+        with pytest.raises(UsageError, match="image_shape must be three positive integers"):
+            cls(image_shape=shape)
+
+
+def test_a_method_refuses_pixels_it_cannot_score():
+    assert not issubclass(Method, Samples)
+    with pytest.raises(UsageError, match="VAE needs binary pixels, the data are real"):
+        trainer().fit(tiny("VAE"), datamodule=Digits(binarize="none"))
+    with pytest.raises(UsageError, match="VAE needs deq pixels, the data are real"):
+        trainer().fit(tiny("VAE", likelihood="gaussian_learned"), datamodule=Digits(binarize="none"))
+    with pytest.raises(UsageError, match=r"image_shape must match the data: VAE has \(1, 9, 9\)"):
+        trainer().fit(tiny("VAE", (1, 9, 9)), datamodule=Digits())

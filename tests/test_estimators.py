@@ -1,0 +1,297 @@
+"""Weights into estimates: every one against a closed form or a count by hand."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from zoo import estimators
+from zoo.capabilities import Weights
+from zoo.errors import UsageError
+from zoo.estimators import (
+    StreamedBound,
+    active_units,
+    bits_per_dim,
+    free_bits,
+    importance_bound,
+    iwae_bound,
+    log_mean_exp,
+)
+from zoo.metrics import ActiveUnits, PerImage, mean_and_error
+from zoo.schedules import cosine, tripling_stages, warm_up
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def weights_of(log_w):
+    """Weights with the given sum and a non-trivial split into likelihood and ratio."""
+    ratio = torch.sin(7 * torch.arange(log_w.numel(), dtype=log_w.dtype)).reshape(log_w.shape)
+    return Weights(log_w - ratio, ratio)
+
+
+def streamed(weights, chunk):
+    stream = StreamedBound()
+    for likelihood, ratio in zip(weights[0].split(chunk), weights[1].split(chunk), strict=True):
+        stream.update(Weights(likelihood, ratio))
+    return stream.compute()
+
+
+def synthetic_means(n=500):
+    """Posterior means of an encoder with 7 informative latents and 5 that ignore the image."""
+    return torch.cat([torch.randn(n, 7), torch.randn(5).expand(n, 5)], 1)[:, torch.randperm(12)]
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_log_mean_exp_is_the_log_of_the_mean_along_the_given_axis(dim):
+    w = torch.tensor([[1.0, 2.0, 6.0], [3.0, 4.0, 8.0]], dtype=torch.float64)
+    expected = {0: [2.0, 3.0, 7.0], 1: [3.0, 5.0]}[dim]
+    torch.testing.assert_close(log_mean_exp(w.log(), dim).exp(), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("constant", [-543.4, 0.0, 87.25])
+@pytest.mark.parametrize("num_samples", [1, 2, 5, 50, 5000])
+def test_constant_weights_give_the_constant_for_any_number_of_samples(constant, num_samples):
+    log_w = torch.full((num_samples, 3), constant, dtype=torch.float64)
+    expected = torch.full((3,), constant, dtype=torch.float64)
+    torch.testing.assert_close(iwae_bound(log_w), expected, rtol=0, atol=1e-9)
+    bound = streamed(Weights(log_w - 2.0, torch.full_like(log_w, 2.0)), 7)
+    torch.testing.assert_close(bound.log_prob, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(bound.elbo, expected, rtol=0, atol=1e-9)
+
+
+def test_iwae_bound_reduces_samples_and_not_images():
+    log_w = torch.tensor([[0.0, 10.0, 20.0], [0.0, 10.0, 20.0]])
+    torch.testing.assert_close(iwae_bound(log_w), torch.tensor([0.0, 10.0, 20.0]))
+
+
+def test_iwae_bound_has_the_normalised_weights_as_gradient():
+    log_w = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(iwae_bound(log_w).sum(), log_w)
+    w = log_w.detach().exp()
+    torch.testing.assert_close(gradient, w / w.sum(0))
+    assert torch.autograd.gradcheck(iwae_bound, log_w)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 500])
+def test_chunks_of_the_same_weights_agree_with_the_direct_estimates(chunk):
+    log_likelihood, log_ratio = 5 * torch.randn(500, 11) - 90, 3 * torch.randn(500, 11) - 20
+    bound = streamed(Weights(log_likelihood, log_ratio), chunk)
+    log_w = (log_likelihood + log_ratio).double()
+    w = log_w.softmax(0)
+    direct = {
+        "log_prob": torch.logsumexp(log_w, 0) - math.log(500),
+        "elbo": log_w.mean(0),
+        "rate": -log_ratio.double().mean(0),
+        "distortion": -log_likelihood.double().mean(0),
+        "ess": 1 / w.square().sum(0),
+    }
+    for name, expected in direct.items():
+        torch.testing.assert_close(getattr(bound, name), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "shuffled"])
+@pytest.mark.parametrize("chunk", [1, 7, 401])
+def test_extreme_weights_stay_finite(order, chunk):
+    log_w = torch.linspace(-1e4, 1e4, 401, dtype=torch.float64)
+    log_w = {"ascending": log_w, "descending": log_w.flip(0), "shuffled": log_w[torch.randperm(401)]}[order]
+    bound = streamed(weights_of(log_w.unsqueeze(1).repeat(1, 2)), chunk)
+    assert all(value.isfinite().all() for value in bound)
+    torch.testing.assert_close(bound.log_prob, torch.full((2,), 1e4, dtype=torch.float64) - math.log(401))
+    torch.testing.assert_close(bound.elbo, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-8)
+    torch.testing.assert_close(bound.ess, torch.ones(2, dtype=torch.float64))
+
+
+def test_float32_weights_are_accumulated_in_float64():
+    log_w = torch.full((20_000, 1), -0.1)
+    bound = streamed(Weights(log_w, torch.zeros_like(log_w)), 1000)
+    assert {value.dtype for value in bound} == {torch.float64}
+    torch.testing.assert_close(bound.distortion, -log_w[0].double(), rtol=0, atol=1e-11)
+    torch.testing.assert_close(bound.log_prob, log_w[0].double(), rtol=0, atol=1e-11)
+
+
+def test_effective_sample_size_by_hand():
+    w = torch.tensor([[5.0, 1.0, 1e-30], [5.0, 2.0, 1e-30], [5.0, 3.0, 1.0]], dtype=torch.float64)
+    expected = torch.tensor([3.0, 36 / 14, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(streamed(weights_of(w.log()), 2).ess, expected)
+
+
+def test_rate_and_distortion_are_the_two_parts_of_the_elbo():
+    log_likelihood, log_ratio = torch.randn(50, 4) - 80, torch.randn(50, 4) - 25
+    bound = streamed(Weights(log_likelihood, log_ratio), 9)
+    torch.testing.assert_close(bound.rate + bound.distortion, -bound.elbo, rtol=0, atol=1e-12)
+    torch.testing.assert_close(bound.rate, -log_ratio.mean(0).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(bound.distortion, -log_likelihood.mean(0).double(), rtol=0, atol=1e-4)
+    assert (bound.log_prob > bound.elbo).all()
+
+
+@pytest.mark.parametrize("num_samples", [0, -3])
+def test_no_samples_are_refused(num_samples):
+    with pytest.raises(UsageError, match=f"num_samples must be at least 1, got {num_samples}"):
+        importance_bound(
+            lambda x, k: weights_of(torch.zeros(k, len(x))), torch.zeros(2, 1, 2, 2), num_samples
+        )
+
+
+def test_a_bound_of_nothing_is_refused():
+    with pytest.raises(UsageError, match="num_samples must be at least 1, got 0"):
+        StreamedBound().compute()
+
+
+@pytest.mark.parametrize("num_images", [1, 15, 16, 17, 37])
+def test_importance_bound_gives_one_row_per_image_in_order(num_images):
+    position = torch.arange(num_images, dtype=torch.float32)
+    x = position.reshape(-1, 1, 1, 1).expand(-1, 1, 28, 28)
+    drawn = Counter()
+
+    def weigh(part, k):
+        rows = part[:, 0, 0, 0]
+        drawn.update({int(row): k for row in rows})
+        return Weights(-rows.repeat(k, 1), -2 * rows.repeat(k, 1))
+
+    bound = importance_bound(weigh, x, 100)
+    torch.testing.assert_close(bound.log_prob, -3 * position.double())
+    torch.testing.assert_close(bound.distortion, position.double())
+    torch.testing.assert_close(bound.rate, 2 * position.double())
+    torch.testing.assert_close(bound.ess, torch.full((num_images,), 100.0, dtype=torch.float64))
+    assert drawn == dict.fromkeys(range(num_images), 100)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 500])
+def test_importance_bound_in_chunks_agrees_with_the_direct_logsumexp(chunk, monkeypatch):
+    monkeypatch.setattr(estimators, "ROWS_IN_CACHE", chunk * estimators.IMAGES_AT_ONCE * 4)
+    table = 5 * torch.randn(500, 32) - 90
+    used = Counter()
+    sizes = set()
+
+    def weigh(part, k):
+        rows = part[:, 0, 0, 0].long()
+        start = used[int(rows[0])]
+        used[int(rows[0])] += k
+        sizes.add(k)
+        return weights_of(table[start : start + k, rows])
+
+    x = torch.arange(32.0).reshape(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    bound = importance_bound(weigh, x, 500)
+    assert max(sizes) == chunk
+    torch.testing.assert_close(bound.log_prob, table.double().logsumexp(0) - math.log(500), rtol=0, atol=1e-5)
+    torch.testing.assert_close(bound.elbo, table.double().mean(0), rtol=0, atol=1e-5)
+
+
+def test_importance_bound_builds_no_graph():
+    slope = torch.ones((), requires_grad=True)
+    bound = importance_bound(
+        lambda x, k: weights_of(slope * torch.ones(k, len(x))), torch.zeros(3, 1, 2, 2), 4
+    )
+    assert not any(value.requires_grad for value in bound)
+
+
+def test_free_bits_take_the_batch_mean_inside_the_maximum():
+    kl = torch.tensor([[0.0, 2.0, 0.0], [1.0, 4.0, 0.2]])
+    torch.testing.assert_close(free_bits(kl, 0.3), torch.tensor(0.5 + 3.0 + 0.3))
+
+
+def test_free_bits_push_only_the_latents_above_the_floor():
+    kl = torch.tensor([[0.0, 2.0, 0.0], [1.0, 4.0, 0.2]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(free_bits(kl, 0.3), kl)
+    torch.testing.assert_close(gradient, torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]))
+
+
+def test_free_bits_of_zero_are_the_plain_kl():
+    kl = torch.rand(9, 4, dtype=torch.float64, requires_grad=True)
+    plain, floored = kl.sum(-1).mean(), free_bits(kl, 0.0)
+    torch.testing.assert_close(floored, plain)
+    torch.testing.assert_close(torch.autograd.grad(floored, kl), torch.autograd.grad(plain, kl))
+
+
+def test_seven_informative_latents_count_as_seven_active_units():
+    means = synthetic_means()
+    assert int(active_units(means).sum()) == 7
+    torch.testing.assert_close(active_units(means), (means != means[0]).any(0))
+
+
+def test_active_units_compare_the_variance_of_the_means_with_one_hundredth():
+    unit_variance = torch.randn(1000, 2, dtype=torch.float64)
+    unit_variance = (unit_variance - unit_variance.mean(0)) / unit_variance.std(0)
+    means = 40 + unit_variance * torch.tensor([0.0095, 0.0105], dtype=torch.float64).sqrt()
+    assert active_units(means).tolist() == [False, True]
+
+
+def test_active_units_fed_in_uneven_batches_count_the_whole_set():
+    means = synthetic_means()
+    metric = ActiveUnits()
+    for part in means.split([1, 250, 7, 242]):
+        metric.update(part)
+    count, variances = metric.compute()
+    assert int(count) == 7
+    torch.testing.assert_close(variances, means.double().var(0))
+
+
+def test_active_units_see_variation_between_batches_that_are_constant_inside():
+    metric = ActiveUnits()
+    for level in (-1.0, 0.0, 1.0):
+        metric.update(torch.full((10, 1), level))
+    assert int(metric.compute()[0]) == 1
+
+
+def test_uniform_density_over_dequantised_bytes_costs_eight_bits():
+    dims = 784
+    assert bits_per_dim(0.0, dims, bytes_scaled=True) == 8.0
+    assert bits_per_dim(dims * math.log(256), dims) == pytest.approx(8.0, abs=1e-12)
+
+
+def test_bits_per_dim_of_three_binary_pixels_by_hand():
+    nats = -math.log(1 / 2) - math.log(1 / 4) - math.log(1 / 8)
+    assert bits_per_dim(nats, 3) == pytest.approx(2.0, abs=1e-12)
+
+
+def test_per_image_keeps_every_value_in_order_and_in_float64():
+    values = torch.randn(100)
+    metric = PerImage()
+    for part in values.split([33, 1, 66]):
+        metric.update(part)
+    assert metric.compute().dtype == torch.float64
+    torch.testing.assert_close(metric.compute(), values.double(), rtol=0, atol=0)
+    metric.reset()
+    metric.update(values[:2])
+    assert len(metric.compute()) == 2
+
+
+def test_mean_and_standard_error_by_hand():
+    mean, error = mean_and_error(torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64))
+    assert mean == 3.0
+    assert error == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3) / 2)
+
+
+def test_a_single_value_has_an_infinite_error():
+    assert mean_and_error(torch.tensor([2.5])) == (2.5, math.inf)
+
+
+def test_warm_up_is_linear_and_then_one():
+    assert [warm_up(epoch, 10.0) for epoch in (0.0, 2.5, 5.0, 10.0, 400.0)] == [0.0, 0.25, 0.5, 1.0, 1.0]
+    assert warm_up(0.0, 0.0) == 1.0
+
+
+def test_cosine_runs_from_one_to_its_final_value():
+    assert cosine(0.0, 20.0, 0.1) == 1.0
+    assert cosine(10.0, 20.0, 0.1) == pytest.approx(0.55)
+    assert cosine(20.0 / 3.0, 20.0, 0.1) == pytest.approx(0.1 + 0.9 * 0.75)
+    assert cosine(20.0, 20.0, 0.1) == cosine(35.0, 20.0, 0.1) == pytest.approx(0.1)
+    assert cosine(0.0, 0.0, 0.1) == pytest.approx(0.1)
+
+
+def test_tripling_stages_last_3_to_the_i_epochs_each_and_3280_together():
+    lengths = list(Counter(tripling_stages(float(epoch), 8, 0.1) for epoch in range(3280)).values())
+    assert lengths == [1, 3, 9, 27, 81, 243, 729, 2187]
+
+
+def test_tripling_stages_change_at_their_boundaries_to_the_papers_rates():
+    rates = [1e-3 * 10 ** (-i / 7) for i in range(8)]
+    for i, boundary in enumerate([1.0, 4.0, 13.0, 40.0, 121.0, 364.0, 1093.0]):
+        assert 1e-3 * tripling_stages(boundary - 0.01, 8, 0.1) == pytest.approx(rates[i])
+        assert 1e-3 * tripling_stages(boundary, 8, 0.1) == pytest.approx(rates[i + 1])
+    assert 1e-3 * tripling_stages(0.0, 8, 0.1) == pytest.approx(1e-3)
+    assert 1e-3 * tripling_stages(1e9, 8, 0.1) == pytest.approx(1e-4)
