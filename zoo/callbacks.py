@@ -9,14 +9,14 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from zoo.capabilities import Classifies, Clusters, Encodes, Reconstructs, Samples
 from zoo.data import Split
 from zoo.errors import require
 from zoo.evaluation import data_of, results_folder
-from zoo.files import atomic
+from zoo.files import atomic, write_bytes
 from zoo.method import Batch, Method
 from zoo.randomness import own_stream
 
@@ -124,6 +124,5 @@ class Predictions(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: Method) -> None:
         """Write the file."""
         path = results_folder(trainer) / "predictions.safetensors"
-        with atomic(path) as temporary:
-            save_file({name: torch.cat(parts) for name, parts in self._columns.items()}, temporary)
+        write_bytes(path, save({name: torch.cat(parts) for name, parts in self._columns.items()}))
         Console().print(f"predictions: {path}")

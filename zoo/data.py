@@ -23,7 +23,7 @@ from zoo.preparation import DigitsSource, FolderSource, HubSource, Source, prepa
 Binarize = Literal["none", "dynamic", "fixed", "threshold"]
 Split = Literal["train", "val", "test"]
 
-EVAL_BATCH = 500
+EVAL_BATCH = 100
 """Images per validation and test batch: part of the protocol, since each batch has its own random stream."""
 THRESHOLD = 127
 LARGE_SET, LARGE_SET_VALIDATION = 60_000, 10_000
@@ -277,8 +277,17 @@ class ImageData(LightningDataModule, ABC):
             sampler = DistributedSampler(rows, num_replicas=world, rank=rank, seed=self._shuffle_seed)
         else:
             sampler = _WholeBatches(rows, num_replicas=world, rank=rank, shuffle=False)
+            require(
+                len(sampler) > 0,
+                f"the {split} split must give every process a batch of {EVAL_BATCH}, got {len(rows)} images for "
+                f"{world} processes",
+            )
         return DataLoader(
-            rows, batch_size, sampler=sampler, collate_fn=_as_is, generator=torch.Generator().manual_seed(0)
+            rows,
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=_as_is,
+            generator=torch.Generator().manual_seed(0),
         )
 
 

@@ -28,15 +28,22 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write `content`, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON; NaN and infinities are refused."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    with atomic(path) as temporary:
-        temporary.write_text(text)
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def sha256(path: str | Path) -> str:

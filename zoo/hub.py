@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 import zoo
 from zoo.errors import UsageError, require
-from zoo.files import atomic, write_json
+from zoo.files import write_bytes, write_json
 from zoo.method import Method
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -41,8 +41,7 @@ def save_pretrained(method: Method, folder: str | Path) -> Path:
         "init_args": dict(method.hparams_initial),
         "versions": {"generative-zoo": zoo.__version__, "torch": torch.__version__},
     }
-    with atomic(folder / WEIGHTS) as temporary:
-        save_file(_tensors(method), temporary)
+    write_bytes(folder / WEIGHTS, save(_tensors(method)))
     write_json(folder / CONFIG, config)
     return folder
 

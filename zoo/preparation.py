@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from zoo.errors import UsageError, require
-from zoo.files import atomic
+from zoo.files import write_bytes
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 LAYOUT = 1
@@ -135,12 +135,13 @@ class PictureSource(Source):
         """One picture as uint8 [C, H, W]: scaled to cover, centre-cropped, padded with zeros."""
         where = encoded["path"] or "an image"
         try:
-            picture = Image.open(io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"])
-            if picture.mode not in EIGHT_BIT_MODES:
-                raise UsageError(
-                    f"{where} of {self.name} must have 8 bits per channel, got mode {picture.mode}"
+            with Image.open(io.BytesIO(encoded["bytes"]) if encoded["bytes"] else encoded["path"]) as opened:
+                mode = opened.mode
+                require(
+                    mode in EIGHT_BIT_MODES,
+                    f"{where} of {self.name} must have 8 bits per channel, got mode {mode}",
                 )
-            picture = picture.convert("L" if self.grey else "RGB")
+                picture = opened.convert("L" if self.grey else "RGB")
         except (UnidentifiedImageError, OSError) as error:
             raise UsageError(
                 f"{where} of {self.name} must be an image that Pillow can read: {error}"
@@ -249,8 +250,7 @@ def prepared(source: Source) -> Arrays:
     arrays = _read_cache(path)
     if arrays is None:
         arrays = source.read()
-        with atomic(path) as temporary:
-            save_file(arrays, temporary, metadata={"sha256": _digest(arrays)})
+        write_bytes(path, save(arrays, metadata={"sha256": _digest(arrays)}))
     return arrays
 
 

@@ -1,8 +1,11 @@
 """The heavy verbs: LightningCLI, the folder of a run, and what happens after a fit."""
 
 import csv
+import inspect
+import io
 import logging
 import re
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -23,7 +26,7 @@ from zoo.callbacks import Grids, Predictions
 from zoo.data import ImageData
 from zoo.errors import OneLine, UsageError, require
 from zoo.evaluation import Evaluator
-from zoo.files import atomic
+from zoo.files import atomic, write_bytes
 from zoo.hub import save_pretrained
 from zoo.method import Method
 
@@ -78,7 +81,7 @@ def _quieten() -> None:
         ".*LeafSpec.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The number of training batches.*",
-        ".*Consider setting `persistent_workers.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -104,15 +107,16 @@ class Parser(OneLine, LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message on one line."""
         found = re.search(r"Expected a dot import path string: (\S+)", message)
-        base = {'"model"': Method, '"data"': ImageData}.get(message.removeprefix("Parser key ").split(":")[0])
-        if found and base:
-            message = f"unknown class {found[1]}, choose from {', '.join(sorted(_final_classes(base)))}"
+        key = message.removeprefix("Parser key ").split(":")[0]
+        if found and key in ('"model"', '"data"'):
+            known = zoo.METHODS if key == '"model"' else _data_modules()
+            message = f"unknown class {found[1]}, choose from {', '.join(sorted(known))}"
         super().error(message, ex)
 
 
-def _final_classes(base: type) -> set[str]:
-    children = base.__subclasses__()
-    return set().union(*map(_final_classes, children)) if children else {base.__name__}
+def _data_modules(base: type = ImageData) -> set[str]:
+    children = set().union(*map(_data_modules, base.__subclasses__()))
+    return children if inspect.isabstract(base) else children | {base.__name__}
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -122,8 +126,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write beside the target, then rename."""
-        with atomic(path) as temporary:
-            torch.save(checkpoint, temporary)
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_bytes(path, content.getvalue())
 
 
 class RunLog(CSVLogger):
@@ -175,8 +180,7 @@ class SaveConfig(SaveConfigCallback):
         while path.is_file() and path.read_text() != text:
             number += 1
             path = Path(folder) / f"config_resumed_{number}.yaml"
-        with atomic(path) as temporary:
-            temporary.write_text(text)
+        write_bytes(path, text.encode())
 
 
 class Progress(RichProgressBar):
@@ -277,14 +281,19 @@ class ZooCLI(LightningCLI):
                     project = config.wandb if isinstance(config.wandb, str) else "zoo"
                     name = f"{folder.parent.name}-{folder.name}"
                     loggers.append(WandbLogger(project=project, name=name, save_dir=str(folder)))
-        elif self.subcommand == "predict":
+        else:
+            settings["enable_checkpointing"] = False
+        if self.subcommand == "predict":
             extra.append(Predictions())
         if config.trainer.logger is None:
             settings.setdefault("logger", False)
         if not settings["enable_progress_bar"]:
             extra = [callback for callback in extra if not isinstance(callback, Progress)]
         callbacks = [*_listed(config.trainer.callbacks), *extra]
-        return super().instantiate_trainer(**settings, callbacks=callbacks, **kwargs)
+        try:
+            return super().instantiate_trainer(**settings, callbacks=callbacks, **kwargs)
+        except ModuleNotFoundError as error:
+            raise UsageError(f"the trainer needs a package that is not installed: {error}") from error
 
     def _refuse_other_shape(self, files: list[Any]) -> None:
         """The model's shape is linked to the data's: a shape that was asked for must be that one."""
@@ -313,6 +322,15 @@ class ZooCLI(LightningCLI):
                 f"{type(self.model).__name__}, {size:,} parameters, on {self.datamodule.protocol}: {where}\n"
             )
             sys.stdout.flush()
+
+    def fit(self, **arguments: Any) -> None:
+        """Train; a mistake that shows before the first checkpoint leaves no folder behind."""
+        try:
+            self.trainer.fit(**arguments)
+        except UsageError:
+            if not any(self.folder.glob("*.ckpt")):
+                shutil.rmtree(self.folder)
+            raise
 
     def after_fit(self) -> None:
         """Score the best weights, save them as a model, and say how to load them."""

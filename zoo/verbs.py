@@ -37,12 +37,11 @@ def sample(
 
         save_grid(images, out, max(1, round(n**0.5)))
     else:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        from zoo.files import atomic
+        from zoo.files import write_bytes
 
-        with atomic(out) as temporary:
-            save_file({"images": images.contiguous()}, temporary)
+        write_bytes(out, save({"images": images.contiguous()}))
     sys.stdout.write(f"{n} images: {out}\n")
 
 

@@ -1,0 +1,356 @@
+"""The person at the terminal: the first five minutes, and every mistake in one line."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from safetensors.torch import load_file
+
+import zoo
+from zoo.cli import main
+from zoo.evaluation import Results
+
+RECIPE = str(ROOT / "configs/variational/vae_digits.yaml")
+FIT = ["fit", "--config", RECIPE, "--trainer.max_epochs=1", "--score.num_samples=3"]
+
+MISTAKES = {
+    "unknown verb": (
+        ["fti"],
+        "unknown verb 'fti': choose from fit, validate, test, predict, sample, list, data",
+    ),
+    "no config": (["fit"], "the following arguments are required: fit.data, fit.model"),
+    "config missing": (["fit", "--config", "nope.yaml"], "File does not exist"),
+    "config not YAML": (["fit", "--config", "broken.yaml"], "Problems parsing config"),
+    "unknown key": ([*FIT, "--model.latent_dimm=3"], "Option 'latent_dimm' is not accepted"),
+    "abbreviated key": ([*FIT, "--trainer.max_epoch=3"], "unrecognized arguments: --trainer.max_epoch=3"),
+    "wrong type": ([*FIT, "--model.latent_dim=many"], '"latent_dim": Expected a int. Got value: many'),
+    "wrong choice": ([*FIT, "--model.likelihood=bernouli"], "Expected one of ['bernoulli', "),
+    "misspelt method": ([*FIT, "--model=VAEE"], "unknown class VAEE, choose from IWAE, VAE"),
+    "misspelt data": ([*FIT, "--data=Digitz"], "unknown class Digitz, choose from Digits, "),
+    "binary-only method on grey data": (
+        [*FIT, "--data.binarize=none"],
+        "VAE needs binary pixels, the data are real",
+    ),
+    "dither and binarise": ([*FIT, "--data.dequantize=true"], "dequantize needs binarize: none"),
+    "impossible shape": (
+        [*FIT, "--model.image_shape=[1,0,8]"],
+        "image_shape must be that of the data, (1, 8, 8)",
+    ),
+    "K = 0": ([*FIT, "--score.num_samples=0"], "num_samples must be at least 1, got 0"),
+    "negative lr": ([*FIT, "--model.lr=-1"], "lr must be positive, got -1.0"),
+    "no latents": ([*FIT, "--model.latent_dim=0"], "latent_dim must be at least 1, got 0"),
+    "negative pad": ([*FIT, "--data.pad=-2"], "pad must not be negative, got -2"),
+    "empty batches": ([*FIT, "--data.batch_size=0"], "batch_size must be at least 1, got 0"),
+    "folder missing": (
+        [*FIT, "--data=ImageFolder", "--data.path=nowhere"],
+        "path must be a folder of images, got",
+    ),
+    "folder not given": ([*FIT, "--data=ImageFolder"], "the following arguments are required: path"),
+    "folder without images": ([*FIT, "--data=ImageFolder", "--data.path=empty"], "found none in 'empty'"),
+    "not an image": (
+        [*FIT, "--data=ImageFolder", "--data.path=letters"],
+        "must be an image that Pillow can read",
+    ),
+    "data not there": ([*FIT, "--data=MNIST"], "ylecun/mnist is not under ZOO_DATA (not set)"),
+    "no such accelerator": ([*FIT, "--trainer.accelerator=tpu"], "TPU"),
+    "wrong precision": ([*FIT, "--trainer.precision=17"], "Given value: 17"),
+    "score without weights": (["test", "--config", RECIPE], "test needs --ckpt_path FILE, last or best"),
+    "checkpoint missing": (
+        ["test", "--config", RECIPE, "--ckpt_path=x.ckpt"],
+        "must be a file, last or best, got",
+    ),
+    "no earlier run": (
+        [*FIT, "--ckpt_path=last"],
+        "ckpt_path: last needs an earlier run, found none in runs/vae-digits",
+    ),
+    "checkpoint is none": ([*FIT, f"--ckpt_path={RECIPE}"], "ckpt_path must be a checkpoint of a fit"),
+    "checkpoint is a pickle": ([*FIT, "--ckpt_path=evil.ckpt"], "ckpt_path must be a checkpoint of a fit"),
+    "endless cosine": (
+        ["fit", "--config", RECIPE, "--trainer.max_epochs=-1"],
+        "cosine needs a positive trainer.max_epochs",
+    ),
+    "model missing": (["sample", "nowhere"], "no folder 'nowhere'; a Hub repository would read owner/name"),
+    "no images": (["sample", "nowhere", "--n=0"], "n must be at least 1, got 0"),
+    "unknown format": (
+        ["sample", "nowhere", "--out=x.gif"],
+        "out must end in .png or .safetensors, got 'x.gif'",
+    ),
+    "no model given": (["sample"], "the following arguments are required: model"),
+    "unknown data set": (
+        ["data", "prepare", "--name=CIFAR"],
+        "Expected one of ['Digits', 'MNIST', 'FashionMNIST']",
+    ),
+    "folder is a file": ([*FIT, "--trainer.default_root_dir=broken.yaml"], "Not a directory"),
+}
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A working folder with a few bad files in it."""
+    (tmp_path / "broken.yaml").write_text("model: [1,\n")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters/a.png").write_text("dear reader")
+    torch.save({"state": Exploding()}, tmp_path / "evil.ckpt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ZOO_DATA", raising=False)
+    return tmp_path
+
+
+class Exploding:
+    """A pickle that would write a file if anything loaded it."""
+
+    def __reduce__(self):
+        return (os.system, ("touch exploded",))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.filterwarnings("ignore")
+def test_a_mistake_ends_with_one_line_and_status_2(mistake, desk, capsys, monkeypatch):
+    arguments, message = MISTAKES[mistake]
+    monkeypatch.setattr(sys, "argv", ["zoo", *arguments])
+    before = sorted(path.name for path in desk.rglob("*"))
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zoo: error: ")]
+    assert stopped.value.code == 2
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert len(lines[0]) < 400
+    after = sorted(path.name for path in desk.rglob("*") if path.name not in ("runs", "vae-digits"))
+    assert after == before, "a mistake left files behind"
+
+
+def test_a_mistake_in_a_real_process_has_no_traceback(zoo_cli, tmp_path):
+    result = zoo_cli(*FIT, "--model.lr=-1", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip() == "zoo: error: lr must be positive, got -1.0"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_ends_with_one_line_and_no_half_written_file(tmp_path):
+    """The kernel refuses files above 100 kB; a checkpoint has 290 kB."""
+    result = subprocess.run(
+        [sys.executable, "-m", "zoo", *FIT],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("zoo: error: File too large: ")
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_run_that_is_no_longer_finite_ends_with_status_1_and_keeps_its_checkpoint(zoo_cli, tmp_path):
+    zoo_cli(*FIT, cwd=tmp_path, check=True)
+    last = tmp_path / "runs/vae-digits/version_0/last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["state_dict"]["posterior_head.linear.bias"].fill_(float("nan"))
+    poisoned = tmp_path / "poisoned/last.ckpt"
+    poisoned.parent.mkdir()
+    torch.save(checkpoint, poisoned)
+    result = zoo_cli(*FIT, "--trainer.max_epochs=2", f"--ckpt_path={poisoned}", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "zoo: error: training stopped: loss = nan" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_fit_leaves_everything_the_house_promises(digits_run):
+    names = {"config.yaml", "metrics.csv", "last.ckpt", "best.ckpt", "results.json", "samples.png", "model"}
+    assert names <= {path.name for path in digits_run.iterdir()}
+    results = Results.read(digits_run / "results.json")
+    assert set(results.numbers) == {
+        "test/log_prob_lower",
+        "test/elbo",
+        "test/rate",
+        "test/distortion",
+        "test/bits_per_dim",
+        "test/ess_median",
+        "test/ess_below_10",
+        "test/active_units",
+        "test/reconstruction_error",
+    }
+    for number in results.numbers.values():
+        assert number.unit
+        assert "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0); 359 images" in number.protocol
+    assert "K=20 samples" in results.numbers["test/log_prob_lower"].protocol
+    value = {name: number.value for name, number in results.numbers.items()}
+    assert value["test/log_prob_lower"] >= value["test/elbo"]
+    assert value["test/rate"] + value["test/distortion"] == pytest.approx(-value["test/elbo"])
+    assert results.numbers["test/bits_per_dim"].side.value == "<="
+    assert value["test/bits_per_dim"] == pytest.approx(-value["test/log_prob_lower"] / (64 * np.log(2)))
+    assert results.train_seconds
+    assert results.hardware
+    raw = json.loads((digits_run / "results.json").read_text())
+    assert raw["schema"] == 1
+    assert raw["numbers"]["test/log_prob_lower"]["side"] == ">="
+    with Image.open(digits_run / "samples.png") as picture:
+        assert np.asarray(picture).std() > 10
+
+
+def test_a_damaged_results_file_is_refused(digits_run, tmp_path):
+    raw = json.loads((digits_run / "results.json").read_text())
+    for change in ({"schema": 7}, {"surprise": 1}, {"numbers": {"test/x": {"value": 1}}}, {"numbers": 3}):
+        (tmp_path / "r.json").write_text(json.dumps(raw | change))
+        with pytest.raises(zoo.errors.UsageError, match=r"r\.json"):
+            Results.read(tmp_path / "r.json")
+
+
+def test_the_saved_model_is_the_one_that_was_scored(digits_run):
+    from zoo.hub import weights_sha256
+
+    model = zoo.from_pretrained(digits_run / "model")
+    assert weights_sha256(model) == Results.read(digits_run / "results.json").weights_sha256
+    best = torch.load(digits_run / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(best[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_second_run_gets_a_folder_of_its_own(zoo_cli, digits_run):
+    cwd = digits_run.parent.parent.parent
+    before = {path.name: path.stat().st_mtime_ns for path in digits_run.iterdir()}
+    zoo_cli(*FIT, cwd=cwd, check=True)
+    assert (digits_run.parent / "version_1/results.json").is_file()
+    assert {path.name: path.stat().st_mtime_ns for path in digits_run.iterdir()} == before
+
+
+def test_sample_draws_the_same_images_for_the_same_seed(zoo_cli, digits_run, tmp_path):
+    model = str(digits_run / "model")
+    for out in ("a.safetensors", "b.safetensors", "c.png"):
+        zoo_cli("sample", model, "--n=5", "--seed=7", f"--out={out}", cwd=tmp_path, check=True)
+    one, two = (
+        load_file(tmp_path / "a.safetensors")["images"],
+        load_file(tmp_path / "b.safetensors")["images"],
+    )
+    assert torch.equal(one, two)
+    assert one.shape == (5, 1, 8, 8)
+    here = zoo.from_pretrained(model).sample(5, generator=torch.Generator().manual_seed(7))
+    assert torch.equal(one, here)
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.mode == "L"
+
+
+def test_predict_writes_codes_and_reconstructions(zoo_cli, digits_run):
+    zoo_cli("predict", f"--ckpt_path={digits_run / 'best.ckpt'}", cwd=digits_run, check=True)
+    written = load_file(digits_run / "predictions.safetensors")
+    assert {key: tuple(value.shape) for key, value in written.items()} == {
+        "row": (359,),
+        "y": (359,),
+        "code": (359, 16),
+        "reconstruction": (359, 1, 8, 8),
+    }
+    assert written["row"].tolist() == list(range(359))
+
+
+def test_validate_prints_the_validation_terms(zoo_cli, digits_run):
+    result = zoo_cli("validate", f"--ckpt_path={digits_run / 'best.ckpt'}", cwd=digits_run, check=True)
+    assert "val/elbo" in result.stdout
+
+
+def test_list_names_methods_and_recipes(zoo_cli, tmp_path):
+    out = zoo_cli("list", cwd=tmp_path, check=True).stdout
+    assert "Kingma, Welling. Auto-Encoding Variational Bayes. ICLR 2014. arXiv:1312.6114." in out
+    assert "iwae50-2l-mnist" in out
+    assert "vae-digits" not in zoo_cli("list", "--pattern=*mnist*", cwd=tmp_path, check=True).stdout
+    assert zoo.list_models("vae-*") == ["vae-digits", "vae-fashion-mnist", "vae-mnist"]
+
+
+def test_data_show(zoo_cli, tmp_path):
+    out = zoo_cli("data", "show", "--name=Digits", cwd=tmp_path, check=True).stdout
+    assert "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0)" in out
+    assert (tmp_path / "digits.png").is_file()
+
+
+def test_print_config_is_a_config(zoo_cli, tmp_path):
+    printed = zoo_cli(*FIT, "--print_config", cwd=tmp_path, check=True).stdout
+    (tmp_path / "again.yaml").write_text(printed)
+    again = zoo_cli("fit", "--config", "again.yaml", "--print_config", cwd=tmp_path, check=True).stdout
+    assert printed == again
+    assert "limit_train_batches" in printed
+
+
+def test_one_batch_means_one_batch(zoo_cli, tmp_path):
+    zoo_cli(*FIT, "--trainer.limit_train_batches=1", cwd=tmp_path, check=True)
+    assert torch.load(tmp_path / "runs/vae-digits/version_0/last.ckpt", weights_only=True)["global_step"] == 1
+
+
+def test_light_verbs_answer_at_once_and_import_nothing_heavy():
+    script = "import sys, zoo.cli; zoo.cli.main(['--help'])\nprint([m for m in sys.modules if m in ('torch', 'lightning')])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.endswith(
+        "[]\n"
+    )
+    for arguments in (["--help"], ["sample", "--help"], ["list", "--help"], ["data", "--help"]):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "zoo", *arguments], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    script = "import sys, zoo; print([m for m in sys.modules if m in ('torch', 'lightning', 'numpy')])"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_folder_of_pictures_trains_with_only_a_yaml(zoo_cli, tmp_path):
+    stream = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(60):
+        height, width = stream.integers(10, 60, 2)
+        array = stream.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(array).convert("RGB" if i % 2 else "L").save(tmp_path / f"photos/{i}.png")
+    (tmp_path / "photos.yaml").write_text(
+        "model:\n  class_path: VAE\n  init_args: {likelihood: gaussian_learned, latent_dim: 4, hidden_dims: [16]}\n"
+        "data:\n  class_path: ImageFolder\n  init_args: {path: photos, size: 16, binarize: none, dequantize: true}\n"
+        "trainer: {max_epochs: 2}\nscore: {num_samples: 5}\n"
+    )
+    zoo_cli("fit", "--config", "photos.yaml", cwd=tmp_path, check=True)
+    folder = tmp_path / "runs/photos/version_0"
+    results = Results.read(folder / "results.json")
+    assert "photos 3x16x16 " in results.data["protocol"]
+    assert results.numbers["test/bits_per_dim"].value > 0
+    assert zoo.from_pretrained(folder / "model").sample(2).shape == (2, 3, 16, 16)
+
+
+def test_two_processes_train_and_score_as_one(zoo_cli, tmp_path):
+    two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    zoo_cli(*FIT, *two, "--data.batch_size=25", cwd=tmp_path, check=True)
+    folder = tmp_path / "runs/vae-digits/version_0"
+    assert not (folder.parent / "version_1").exists()
+    both = Results.read(folder / "results.json")
+    assert both.hardware.startswith("2 processes on ")
+    out = str(tmp_path / "one.json")
+    again = [
+        "--data.num_validation=142",
+        "--score.num_samples=3",
+        "--trainer.devices=1",
+        "--trainer.strategy=auto",
+    ]
+    zoo_cli(
+        "test", f"--ckpt_path={folder / 'best.ckpt'}", *again, f"--score.out={out}", cwd=tmp_path, check=True
+    )
+    one = Results.read(out)
+    assert one.weights_sha256 == both.weights_sha256
+    for name, number in one.numbers.items():
+        assert number.value == pytest.approx(both.numbers[name].value, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_offline_by_one_flag(zoo_cli, tmp_path):
+    zoo_cli(*FIT, "--wandb=zoo-tests", cwd=tmp_path, check=True, env={"WANDB_MODE": "offline"})
+    folder = tmp_path / "runs/vae-digits/version_0"
+    assert (folder / "metrics.csv").is_file()
+    assert list(folder.rglob("*.wandb"))
+
+
+def test_wandb_is_not_imported_unless_asked(tmp_path):
+    script = f"import sys; from zoo.cli import main\nmain({FIT!r})\nprint('wandb' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert result.stdout.splitlines()[-1] == "False", result.stderr

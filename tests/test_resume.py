@@ -1,0 +1,112 @@
+"""A run that was killed and resumed is, to the bit, the run that was not."""
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, tiny
+from lightning.pytorch.callbacks import ModelCheckpoint
+from test_contract import ALL, trainer
+
+from zoo.data import Digits
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {key: value for key, value in row.items() if value and not key.startswith("test/")} for row in rows
+    ]
+
+
+def assert_equal(one, two, where: str = "checkpoint") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), where
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            assert_equal(one[key], two[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(two), where
+        for i, pair in enumerate(zip(one, two, strict=True)):
+            assert_equal(*pair, f"{where}[{i}]")
+    else:
+        assert one == two, where
+
+
+def assert_same_checkpoint(one: Path, two: Path) -> None:
+    a, b = (torch.load(path, weights_only=True) for path in (one, two))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step", "stream_seed"):
+        assert_equal(a[part], b[part], part)
+
+
+def test_kill_9_in_mid_epoch_then_resume_equals_the_straight_run(zoo_cli, tmp_path):
+    recipe = str(ROOT / "configs/variational/vae_digits.yaml")
+    common = ["fit", "--config", recipe, "--trainer.max_epochs=4", "--score.num_samples=5"]
+    env = {"PYTHONPATH": str(ROOT / "tests")}
+
+    zoo_cli(*common, cwd=tmp_path, check=True)
+    straight = tmp_path / "runs/vae-digits/version_0"
+
+    kill = ["--trainer.callbacks+=killer.KillInEpoch", "--trainer.callbacks.epoch=2"]
+    died = zoo_cli(*common, *kill, cwd=tmp_path, env=env)
+    assert died.returncode == -signal.SIGKILL
+    killed = tmp_path / "runs/vae-digits/version_1"
+    assert torch.load(killed / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert not (killed / "results.json").exists()
+    assert not [name for name in os.listdir(killed) if name.startswith(".")], "a half-written file was left"
+
+    zoo_cli(*common, "--ckpt_path=last", cwd=tmp_path, check=True)
+    assert not (tmp_path / "runs/vae-digits/version_2").exists()
+    assert_same_checkpoint(straight / "last.ckpt", killed / "last.ckpt")
+    assert_same_checkpoint(straight / "best.ckpt", killed / "best.ckpt")
+    assert read(straight) == read(killed)
+    assert (straight / "model/model.safetensors").read_bytes() == (
+        killed / "model/model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_method_resumes_exactly(name, tmp_path):
+    def fit(epochs: int, folder: str, ckpt_path=None) -> Path:
+        keep = ModelCheckpoint(tmp_path / folder, filename="last", save_on_train_epoch_end=True)
+        fitting = trainer(
+            max_epochs=epochs, enable_checkpointing=True, callbacks=[keep], limit_train_batches=5
+        )
+        torch.manual_seed(0)
+        fitting.fit(tiny(name, lr_schedule="constant"), datamodule=Digits(), ckpt_path=ckpt_path)
+        return tmp_path / folder / "last.ckpt"
+
+    straight = fit(4, "straight")
+    half = fit(2, "resumed")
+    assert torch.load(half, weights_only=True)["epoch"] == 1
+    assert_same_checkpoint(straight, fit(4, "resumed", half))
+
+
+def test_a_checkpoint_that_contradicts_the_config_is_refused(zoo_cli, digits_run):
+    result = zoo_cli(
+        "test", f"--ckpt_path={digits_run / 'best.ckpt'}", "--model.latent_dim=7", cwd=digits_run.parent
+    )
+    assert result.returncode == 2
+    assert "model.latent_dim must agree with the checkpoint, got 7" in result.stderr
+
+
+def test_the_checkpoint_alone_is_enough_to_score_again(zoo_cli, digits_run, tmp_path):
+    out = tmp_path / "again.json"
+    zoo_cli(
+        "test",
+        f"--ckpt_path={digits_run / 'best.ckpt'}",
+        "--score.num_samples=20",
+        f"--score.out={out}",
+        cwd=tmp_path,
+        check=True,
+    )
+    from zoo.evaluation import Results
+
+    first, again = Results.read(digits_run / "results.json"), Results.read(out)
+    assert first.numbers == again.numbers
+    assert first.weights_sha256 == again.weights_sha256
+    assert first.data == again.data
