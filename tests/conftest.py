@@ -10,8 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import zoo
 from zoo.data import Digits
@@ -75,3 +78,20 @@ def digits_run(zoo_cli, tmp_path_factory) -> Path:
         "fit", "--config", recipe, "--trainer.max_epochs=3", "--score.num_samples=20", cwd=cwd, check=True
     )
     return cwd / "runs/vae-digits/version_0"
+
+
+@pytest.fixture(scope="session")
+def mnist_mirror(tmp_path_factory) -> Path:
+    """A ZOO_DATA folder with noise in the shape of MNIST and Fashion-MNIST: 300 + 100 images."""
+    root = tmp_path_factory.mktemp("mirror")
+    stream = np.random.default_rng(0)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
+    for repo in ("ylecun/mnist", "zalando-datasets/fashion_mnist"):
+        for split, n in {"train": 300, "test": 100}.items():
+            pictures = [Image.fromarray(stream.integers(0, 256, (28, 28), dtype=np.uint8)) for _ in range(n)]
+            rows = {"image": pictures, "label": [i % 10 for i in range(n)]}
+            folder = root / repo / repo.split("/")[1]
+            folder.mkdir(parents=True, exist_ok=True)
+            table = datasets.Dataset.from_dict(rows, features=features)
+            table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return root

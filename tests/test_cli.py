@@ -284,7 +284,8 @@ def test_one_batch_means_one_batch(zoo_cli, tmp_path):
 
 
 def test_light_verbs_answer_at_once_and_import_nothing_heavy():
-    script = "import sys, zoo.cli; zoo.cli.main(['--help'])\nprint([m for m in sys.modules if m in ('torch', 'lightning')])"
+    loaded = "print([m for m in sys.modules if m in ('torch', 'lightning', 'numpy')])"
+    script = f"import sys, zoo.cli; zoo.cli.main(['--help'])\n{loaded}"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.endswith(
         "[]\n"
     )
@@ -293,7 +294,7 @@ def test_light_verbs_answer_at_once_and_import_nothing_heavy():
         subprocess.run([sys.executable, "-m", "zoo", *arguments], capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
-    script = "import sys, zoo; print([m for m in sys.modules if m in ('torch', 'lightning', 'numpy')])"
+    script = f"import sys, zoo; {loaded}"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
 
 
@@ -305,8 +306,10 @@ def test_a_folder_of_pictures_trains_with_only_a_yaml(zoo_cli, tmp_path):
         array = stream.integers(0, 256, (height, width, 3), dtype=np.uint8)
         Image.fromarray(array).convert("RGB" if i % 2 else "L").save(tmp_path / f"photos/{i}.png")
     (tmp_path / "photos.yaml").write_text(
-        "model:\n  class_path: VAE\n  init_args: {likelihood: gaussian_learned, latent_dim: 4, hidden_dims: [16]}\n"
-        "data:\n  class_path: ImageFolder\n  init_args: {path: photos, size: 16, binarize: none, dequantize: true}\n"
+        "model:\n  class_path: VAE\n"
+        "  init_args: {likelihood: gaussian_learned, latent_dim: 4, hidden_dims: [16]}\n"
+        "data:\n  class_path: ImageFolder\n"
+        "  init_args: {path: photos, size: 16, binarize: none, dequantize: true}\n"
         "trainer: {max_epochs: 2}\nscore: {num_samples: 5}\n"
     )
     zoo_cli("fit", "--config", "photos.yaml", cwd=tmp_path, check=True)

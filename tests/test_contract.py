@@ -227,7 +227,7 @@ class MeanByDescent(Descent, Samples):
 
 
 class MatchingMeans(Game):
-    """Player `left` descends (left - right)^2 + left^2, player `right` (right - mean)^2: a game with one answer."""
+    """Player `left` descends (left - right)^2, player `right` (right - mean)^2: a game with one answer."""
 
     paper = "A game."
 

@@ -192,7 +192,7 @@ def test_no_test_split_is_cut_from_train_by_a_named_seed(tmp_path, monkeypatch):
 
 def test_missing_data_say_what_to_set(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
-    with pytest.raises(UsageError, match="ylecun/mnist is not under ZOO_DATA .* set ZOO_DATA to a folder"):
+    with pytest.raises(UsageError, match=r"ylecun/mnist is not under ZOO_DATA .* set ZOO_DATA to a folder"):
         MNIST().prepare_data()
     monkeypatch.setenv("ZOO_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="ZOO_DATA must name a folder"):
@@ -255,6 +255,10 @@ def rows_of(loader) -> list[list[int]]:
     return [batch.row.tolist() for batch in loader]
 
 
+def flat(batches: list[list[int]]) -> list[int]:
+    return [row for batch in batches for row in batch]
+
+
 def test_training_order_is_a_function_of_seed_and_epoch():
     def order(seed: int, epoch: int) -> list[list[int]]:
         torch.manual_seed(seed)
@@ -266,7 +270,7 @@ def test_training_order_is_a_function_of_seed_and_epoch():
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1)
     assert order(0, 0) != order(1, 0)
-    assert sorted(sum(order(0, 0), [])) == list(range(1295))
+    assert sorted(flat(order(0, 0))) == list(range(1295))
 
 
 def test_iterating_takes_nothing_from_the_global_stream(digits):
@@ -296,10 +300,10 @@ def test_two_processes_share_the_rows(world, monkeypatch):
         monkeypatch.setattr(type(data.trainer), "world_size", world)
         monkeypatch.setattr(type(data.trainer), "global_rank", rank)
         torch.manual_seed(0)
-        seen["train"] += sum(rows_of(data.train_dataloader()), [])
+        seen["train"] += flat(rows_of(data.train_dataloader()))
         batches = rows_of(data.test_dataloader())
         whole += batches
-        seen["test"] += sum(batches, [])
+        seen["test"] += flat(batches)
     assert set(seen["train"]) == set(range(n))
     assert len(seen["train"]) - n < world
     assert sorted(seen["test"]) == list(range(n))

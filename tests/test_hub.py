@@ -166,7 +166,8 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    do_HEAD = do_GET
+    def do_HEAD(self):
+        self.do_GET()
 
     def etag(self, body: bytes) -> str:
         return hashlib.sha256(body).hexdigest()

@@ -279,8 +279,8 @@ class ImageData(LightningDataModule, ABC):
             sampler = _WholeBatches(rows, num_replicas=world, rank=rank, shuffle=False)
             require(
                 len(sampler) > 0,
-                f"the {split} split must give every process a batch of {EVAL_BATCH}, got {len(rows)} images for "
-                f"{world} processes",
+                f"the {split} split must give every process a batch of {EVAL_BATCH} images, "
+                f"got {len(rows)} images for {world} processes",
             )
         return DataLoader(
             rows,

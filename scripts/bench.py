@@ -1,0 +1,166 @@
+"""Speed as ratios within one run: each line compares two ways of doing the same work.
+
+    python scripts/bench.py
+
+Times differ between machines and days; the ratios are what to watch.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch import Trainer
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader, TensorDataset
+
+import zoo.estimators
+from zoo.data import Digits, Rows
+from zoo.estimators import importance_bound
+from zoo.method import Batch
+from zoo.variational.iwae import IWAE
+from zoo.variational.vae import VAE
+
+
+def seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """The fastest of a few runs."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def start(statement: str) -> float:
+    """Seconds until a fresh interpreter has run a statement."""
+    return seconds(
+        lambda: subprocess.run([sys.executable, "-c", statement], check=True, capture_output=True), 3
+    )
+
+
+def fake_mnist(n: int = 10_000) -> Digits:
+    """A data module with MNIST's shape and no file behind it."""
+    data = Digits(pad=10)
+    data.setup()
+    for name, kept in data._splits.items():
+        data._splits[name] = type(kept)(
+            kept.x.repeat(n // len(kept.y) + 1, 1, 1, 1)[:n], kept.y.repeat(99)[:n]
+        )
+    return data
+
+
+def through_rows(data: Digits) -> Callable[[], None]:
+    """One pass: loader of rows, gather and binarise a batch at a time."""
+    loader = data.train_dataloader()
+
+    def work() -> None:
+        for rows in loader:
+            data.batch(rows)
+
+    return work
+
+
+def through_pixels(data: Digits) -> Callable[[], None]:
+    """One pass the usual way: a loader of float images, collated one by one, then binarised."""
+    x = data._splits["train"].x.float() / 255
+    loader = DataLoader(TensorDataset(x, data._splits["train"].y), batch_size=100, shuffle=True)
+
+    def work() -> None:
+        for x, _ in loader:
+            torch.bernoulli(x)
+
+    return work
+
+
+def fit(data: Digits) -> Callable[[], None]:
+    """One epoch under the trainer."""
+
+    def work() -> None:
+        trainer = Trainer(
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            accelerator="cpu",
+        )
+        trainer.fit(VAE(), datamodule=data)
+
+    return work
+
+
+def bare_loop(data: Digits) -> Callable[[], None]:
+    """One epoch as a bare loop over the same batches, loss and optimizer."""
+
+    def work() -> None:
+        method = VAE()
+        optimizer = torch.optim.Adam(method.parameters(), 1e-3)
+        for rows in data.train_dataloader():
+            loss = method.loss(data.batch(rows))["loss"].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return work
+
+
+def steps(method: VAE | IWAE, batch: Batch, count: int = 50) -> Callable[[], None]:
+    """Loss and gradient of one batch, a few times."""
+
+    def work() -> None:
+        for _ in range(count):
+            method.loss(batch)["loss"].mean().backward()
+
+    return work
+
+
+def bound(method: VAE, x: torch.Tensor, budget: int) -> Callable[[], None]:
+    """The importance bound with so many pixels decoded at once."""
+
+    def work() -> None:
+        zoo.estimators.ROWS_IN_CACHE = budget
+        importance_bound(method.weigh, x, 500)
+
+    return work
+
+
+def main() -> None:
+    """Measure and print."""
+    torch.manual_seed(0)
+    data = fake_mnist()
+    batch = data.batch(Rows("train", torch.arange(100)))
+    images = batch.x[:32]
+    vae = VAE()
+    rows: list[tuple[str, float, str, float]] = [
+        ("import zoo", start("import zoo"), "import torch", start("import torch")),
+        ("epoch of rows", seconds(through_rows(data)), "epoch of pixels", seconds(through_pixels(data))),
+        ("epoch, Trainer", seconds(fit(data), 3), "epoch, bare loop", seconds(bare_loop(data), 3)),
+        ("IWAE k=5 step", seconds(steps(IWAE(num_samples=5), batch)), "VAE step", seconds(steps(vae, batch))),
+        (
+            "DReG k=5 step",
+            seconds(steps(IWAE(num_samples=5, objective="dreg"), batch)),
+            "IWAE k=5 step",
+            seconds(steps(IWAE(num_samples=5), batch)),
+        ),
+        (
+            "L_500, chunks in cache",
+            seconds(bound(vae, images, zoo.estimators.ROWS_IN_CACHE), 3),
+            "L_500, one chunk",
+            seconds(bound(vae, images, 2**30), 3),
+        ),
+    ]
+    table = Table(title=f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", title_justify="left")
+    for heading in ("this", "s", "against", "s", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("this", "against") else "right")
+    for this, mine, against, other in rows:
+        table.add_row(this, f"{mine:.3f}", against, f"{other:.3f}", f"{mine / other:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
