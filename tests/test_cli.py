@@ -59,7 +59,10 @@ MISTAKES = {
         "must be an image that Pillow can read",
     ),
     "data not there": ([*FIT, "--data=MNIST"], "ylecun/mnist is not under ZOO_DATA (not set)"),
-    "no such accelerator": ([*FIT, "--trainer.accelerator=tpu"], "TPU"),
+    "no such accelerator": (
+        [*FIT, "--trainer.accelerator=tpu"],
+        "the trainer needs a package that is not installed",
+    ),
     "wrong precision": ([*FIT, "--trainer.precision=17"], "Given value: 17"),
     "score without weights": (["test", "--config", RECIPE], "test needs --ckpt_path FILE, last or best"),
     "checkpoint missing": (

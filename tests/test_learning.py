@@ -18,7 +18,7 @@ def test_the_score_of_unseen_digits_improves(name):
     x = data.split("test").x
     torch.manual_seed(0)
     before = method.log_prob(x, 10).mean().item()
-    trainer(max_epochs=15).fit(method, datamodule=data)
+    trainer(max_epochs=60).fit(method, datamodule=data)
     torch.manual_seed(0)
     after = method.log_prob(x, 10).mean().item()
     independent = torch.distributions.Bernoulli(probs=data.mean_image().clamp(1e-3, 0.999))

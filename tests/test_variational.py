@@ -729,6 +729,12 @@ def test_log_variance_is_clamped():
     torch.testing.assert_close(q.stddev, expected)
 
 
+def test_gaussians_of_bfloat16_features_are_computed_in_float32():
+    q = diagonal_gaussian(torch.randn(5).bfloat16(), torch.full((5,), -3.0).bfloat16())
+    assert q.mean.dtype == q.stddev.dtype == torch.float32
+    torch.testing.assert_close(q.stddev, torch.full((5,), math.exp(-1.5)))
+
+
 @pytest.mark.parametrize("logit", [-100.0, 100.0])
 def test_bernoulli_pixels_are_stable_at_extreme_logits(logit):
     pixels = zeroed(BernoulliPixels(2, SHAPE))
@@ -922,7 +928,8 @@ def test_bfloat16_networks_leave_the_loss_in_float32_and_close(build):
     full = seeded_terms(method, x)["loss"].mean()
     with torch.autocast("cpu", torch.bfloat16):
         terms = seeded_terms(method, x)
-    assert {value.dtype for value in terms.values()} == {torch.float32}
+        pictures = method.sample(2), method.reconstruct(x), *method.posterior_means(x)
+    assert {value.dtype for value in (*terms.values(), *pictures)} == {torch.float32}
     torch.testing.assert_close(terms["loss"].mean(), full, rtol=0.01, atol=0)
     assert not torch.equal(terms["loss"].mean(), full)
 

@@ -43,8 +43,7 @@ def from_pretrained(path_or_repo: str | Path, revision: str | None = None, devic
     """Load a saved method, in eval mode, ready to sample and score.
 
     Args:
-        path_or_repo: A folder with `config.json` and `model.safetensors`, or `owner/name` on the Hugging
-        Face Hub.
+        path_or_repo: A folder with `config.json` and `model.safetensors`, or `owner/name` on the Hub.
         revision: Branch, tag or commit of a Hub repository.
         device: Where the weights go.
 

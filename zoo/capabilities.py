@@ -1,7 +1,6 @@
 """What a method can do: nominal mixins of one abstract method each. A class header lists them.
 
-Listeners (`evaluation.py`, `callbacks.py`) ask `isinstance(method, Capability)` and nothing else about a
-method.
+Listeners (`evaluation.py`, `callbacks.py`) ask `isinstance(method, Capability)` and nothing else of a method.
 """
 
 from abc import ABC, abstractmethod

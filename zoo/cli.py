@@ -1,8 +1,7 @@
 """The command line: `fit`, `validate`, `test` and `predict` through LightningCLI, light verbs beside it.
 
-A user's mistake ends with one line on standard error and status 2; a run whose terms are no longer finite
-with
-one line and status 1.
+A user's mistake ends with one line on standard error and status 2; a run whose terms are no longer finite,
+with one line and status 1.
 """
 
 import os

@@ -76,9 +76,8 @@ class ImageData(LightningDataModule, ABC):
 
     Args:
         binarize: `dynamic`: a grey level is the probability of a 1; training pixels are re-drawn at every
-        visit,
-            validation and test pixels drawn once. `fixed`: all pixels drawn once. `threshold`: byte > 127.
-            `none`: grey levels.
+            visit, validation and test pixels drawn once. `fixed`: all pixels drawn once. `threshold`:
+            byte > 127. `none`: grey levels.
         dequantize: Use (byte + U[0, 1)) / 256 instead of byte / 255; needs `binarize: none`.
         pad: Zero pixels added on each side.
         subset: Keep only the first images of the training split.

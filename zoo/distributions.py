@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, constraints
 
+from zoo.errors import require
 from zoo.method import PixelKind
 from zoo.networks import PixelReadout, readout
 
@@ -113,16 +114,19 @@ class GaussianPixels(PixelHead):
         # A free sigma on undithered bytes is rewarded without bound by constant pixels: it needs `deq` data.
         self.accepts = ("real", "deq") if likelihood == "gaussian_fixed" else ("deq",)
         self.mean_logits = PixelReadout(in_dim, image_shape)
-        start = torch.tensor(math.log(math.expm1(max(sigma - SIGMA_FLOOR, 1e-4))))
+        require(
+            likelihood == "gaussian_fixed" or sigma > SIGMA_FLOOR,
+            f"a learned sigma must start above {SIGMA_FLOOR}, got {sigma}",
+        )
         self.raw_sigma: nn.Parameter | None = None
         self.sigma_map: PixelReadout | None = None
         if likelihood == "gaussian_fixed":
             self.sigma = sigma
         elif likelihood == "gaussian_learned":
-            self.raw_sigma = nn.Parameter(start)
+            self.raw_sigma = nn.Parameter(torch.tensor(_inverse_softplus(sigma - SIGMA_FLOOR)))
         else:
             self.sigma_map = PixelReadout(in_dim, image_shape)
-            nn.init.constant_(self.sigma_map.linear.bias, float(start))
+            nn.init.constant_(self.sigma_map.linear.bias, _inverse_softplus(sigma - SIGMA_FLOOR))
 
     def forward(self, h: Tensor) -> Independent:
         """The distribution of the image given the features."""
@@ -134,6 +138,10 @@ class GaussianPixels(PixelHead):
         else:
             sigma = mean.new_tensor(self.sigma).expand_as(mean)
         return Independent(Normal(mean, sigma, validate_args=False), PIXEL_DIMS)
+
+
+def _inverse_softplus(y: float) -> float:
+    return math.log(math.expm1(y))
 
 
 def pixel_head(likelihood: Likelihood, in_dim: int, image_shape: Sequence[int], sigma: float) -> PixelHead:

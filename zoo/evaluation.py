@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
@@ -70,6 +69,7 @@ class Results:
     hardware: str
     score_seconds: float
     train_seconds: float | None = None
+    """Time from the start of the fit to the moment when these weights were saved."""
     details: dict[str, list[float]] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -118,8 +118,7 @@ class Evaluator(Callback):
     """Scores a method on the test split when the trainer tests.
 
     Every test batch has a random stream of its own, seeded by `seed` and its first row: the same weights
-    give the
-    same numbers on one process or several, and two methods with equal latents see the same noise.
+    give the same numbers on one process or several, and two methods with equal latents see the same noise.
 
     Args:
         num_samples: K, importance samples per image.
@@ -183,8 +182,6 @@ class Evaluator(Callback):
         for name, number in numbers.items():
             if not math.isfinite(number.value):
                 raise UsageError(f"{name} must be finite, got {number.value}: the weights cannot be scored")
-        callbacks = getattr(trainer, "callbacks", [])
-        trained = sum(timer.time_elapsed("train") for timer in callbacks if isinstance(timer, Timer))
         self.results = Results(
             method=type(pl_module).__name__,
             numbers=numbers,
@@ -195,7 +192,7 @@ class Evaluator(Callback):
             versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
             hardware=hardware(pl_module.device, trainer.world_size),
             score_seconds=round(time.perf_counter() - self._began, 2),
-            train_seconds=round(trained, 2) or None,
+            train_seconds=round(pl_module.train_seconds, 2) or None,
             details=details,
         )
         self._report(trainer)

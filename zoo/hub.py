@@ -1,8 +1,7 @@
 """A published model is a folder: `config.json` and `model.safetensors`. Nothing in it is ever executed.
 
 The class is looked up by name in `zoo.METHODS`; a folder that holds a pickle, names an unknown class, or
-lacks a
-tensor is refused.
+lacks a tensor is refused.
 """
 
 import hashlib

@@ -1,5 +1,6 @@
 """The contract: what a batch is, and the three ways a method can learn."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -15,8 +16,7 @@ PixelKind = Literal["binary", "real", "deq"]
 """binary: 0 or 1; real: grey levels in [0, 1] as they are; deq: (byte + U[0, 1)) / 256."""
 
 CHECK_EVERY = 50
-"""On an accelerator, batches between two looks at whether the terms are finite (a look waits for the
-device)."""
+"""Batches between two looks at whether the terms are finite on an accelerator, where a look has to wait."""
 
 
 class Batch(NamedTuple):
@@ -57,6 +57,8 @@ class Method(LightningModule, ABC):
         require(shape_ok, f"image_shape must be three positive integers (C, H, W), got {tuple(image_shape)}")
         self.image_shape = tuple(image_shape)
         self.stream_seed: int | None = None
+        self.train_seconds = 0.0
+        self._began = 0.0
         self._finite: list[tuple[int, tuple[str, ...], Tensor]] = []
 
     @property
@@ -99,7 +101,8 @@ class Method(LightningModule, ABC):
         )
 
     def on_fit_start(self) -> None:
-        """Remember the seed from which every epoch's stream is derived; a resumed run brings its own."""
+        """Start the clock, and choose the seed of the run's streams; a resumed run brings both."""
+        self._began = time.monotonic() - self.train_seconds
         if self.stream_seed is None:
             self.stream_seed = torch.initial_seed() % 2**63
 
@@ -112,12 +115,13 @@ class Method(LightningModule, ABC):
         self._stop_if_not_finite()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed of the random stream with the weights."""
+        """Keep with the weights the seed of the random streams and the seconds spent on training."""
         checkpoint["stream_seed"] = self.stream_seed
+        checkpoint["train_seconds"] = time.monotonic() - self._began
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the seed of the random stream."""
-        self.stream_seed = checkpoint["stream_seed"]
+        """Take both up again."""
+        self.stream_seed, self.train_seconds = checkpoint["stream_seed"], checkpoint["train_seconds"]
 
     def log_terms(self, stage: str, terms: Terms, batch_size: int) -> None:
         """Log the mean of every term as `stage/name`; stop the run at a training term that is not finite.

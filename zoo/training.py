@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -144,6 +145,9 @@ class RunLog(CSVLogger):
             with self._before.open(newline="") as file:
                 self._rows = list(csv.DictReader(file))
 
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Nothing: config.yaml has them."""
+
     @rank_zero_only
     def keep_until(self, epoch: int) -> None:
         """Write the rows of earlier epochs back; call before anything is logged."""
@@ -184,7 +188,17 @@ class SaveConfig(SaveConfigCallback):
 
 
 class Progress(RichProgressBar):
-    """Rich's progress bar without the version number."""
+    """Rich's progress bar, drawn five times a second and not at every batch, without the version number."""
+
+    INTERVAL = 0.2
+    drawn = 0.0
+
+    def refresh(self) -> None:
+        """Draw if it is time to."""
+        now = time.monotonic()
+        if now - self.drawn >= self.INTERVAL:
+            self.drawn = now
+            super().refresh()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands at the end of the bar."""
@@ -273,7 +287,7 @@ class ZooCLI(LightningCLI):
             self.model.refuse_unsuitable(self.datamodule)
             folder = Path(checkpoint).parent if checkpoint else _new_folder(self._recipe_folder())
             self.folder = folder
-            extra += [*self._checkpoints(folder), Timer(), Continuity()]
+            extra += [*self._checkpoints(folder), Continuity()]
             if config.trainer.logger in (None, True):
                 loggers: list[Logger] = [RunLog(folder)]
                 settings["logger"] = loggers

@@ -1,14 +1,11 @@
 """Burda, Grosse, Salakhutdinov. Importance Weighted Autoencoders. ICLR 2016. arXiv:1509.00519.
 
-Tucker, Lawson, Gu, Maddison. Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives. ICLR
-2019.
-arXiv:1810.04152 (`objective: dreg`).
+Tucker, Lawson, Gu, Maddison. Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives.
+ICLR 2019. arXiv:1810.04152 (`objective: dreg`).
 
 Departs from the paper: Adam has the beta1 = 0.9 of the text, not the 0.99 of the released code, and its
-second
-moments start at zero, not one. The paper's schedule is `lr_schedule: tripling_stages` with 3280 epochs;
-shorter
-recipes use a cosine.
+second moments start at zero, not one. The paper's schedule is `lr_schedule: tripling_stages` with 3280
+epochs; shorter recipes use a cosine.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,8 +41,7 @@ class IWAE(LatentVariable):
         objective: `iwae`: the bound L_k; `dreg`: the same bound, its encoder gradient doubly reparameterised;
             `vae`: the mean of k log-weights, the paper's control arm.
         latent_dims: Units of each stochastic layer, the one next to the pixels first: one or two numbers.
-        hidden_dims: Width of the two hidden layers below each stochastic layer; one number per stochastic
-        layer.
+        hidden_dims: Width of the two hidden layers below each stochastic layer; one number per layer.
         lr: Step size of Adam at the start.
         lr_final: Step size at the end of the schedule.
         lr_schedule: How the step size falls; the paper's is `tripling_stages`.

@@ -6,8 +6,7 @@ ICML 2014. arXiv:1401.4082.
 Departs from the paper: the default network, two hidden layers of 200 tanh units and 50 latents, is the one of
 Burda et al. (2016), as are the Glorot initialisation and the output bias at the logit of the mean training
 pixel; Adam with a cosine schedule replaces Adagrad; there is no weight prior. Warm-up (Soenderby et al.
-2016) and
-free bits (Kingma et al. 2016) are options, off by default; the reported bound never contains them.
+2016) and free bits (Kingma et al. 2016) are options, off by default; the reported bound never contains them.
 """
 
 from collections.abc import Sequence
