@@ -23,7 +23,7 @@ FIT = ["fit", "--config", RECIPE, "--trainer.max_epochs=1", "--score.num_samples
 MISTAKES = {
     "unknown verb": (
         ["fti"],
-        "unknown verb 'fti': choose from fit, validate, test, predict, sample, list, data",
+        "unknown verb 'fti': choose from fit, validate, test, predict, sample, list, data, compare",
     ),
     "no config": (["fit"], "the following arguments are required: fit.data, fit.model"),
     "config missing": (["fit", "--config", "nope.yaml"], "File does not exist"),
@@ -61,7 +61,7 @@ MISTAKES = {
     "data not there": ([*FIT, "--data=MNIST"], "ylecun/mnist is not under ZOO_DATA (not set)"),
     "no such accelerator": (
         [*FIT, "--trainer.accelerator=tpu"],
-        "the trainer needs a package that is not installed",
+        "the trainer cannot be set up: ",
     ),
     "wrong precision": ([*FIT, "--trainer.precision=17"], "Given value: 17"),
     "score without weights": (["test", "--config", RECIPE], "test needs --ckpt_path FILE, last or best"),
@@ -257,6 +257,22 @@ def test_predict_writes_codes_and_reconstructions(zoo_cli, digits_run):
 def test_validate_prints_the_validation_terms(zoo_cli, digits_run):
     result = zoo_cli("validate", f"--ckpt_path={digits_run / 'best.ckpt'}", cwd=digits_run, check=True)
     assert "val/elbo" in result.stdout
+
+
+def test_compare_pairs_the_images(zoo_cli, digits_run, tmp_path):
+    again = tmp_path / "again.json"
+    score = ["--score.num_samples=20", f"--score.out={again}"]
+    zoo_cli("test", f"--ckpt_path={digits_run / 'last.ckpt'}", *score, cwd=tmp_path, check=True)
+    out = zoo_cli("compare", str(digits_run / "results.json"), str(again), cwd=tmp_path, check=True).stdout
+    one, two = load_file(digits_run / "results.safetensors"), load_file(again.with_suffix(".safetensors"))
+    assert one["row"].tolist() == list(range(359))
+    difference = two["elbo"] - one["elbo"]
+    assert f"{difference.mean():+.2f} ± {difference.std() / 359**0.5:.2f}" in out
+    raw = json.loads(again.read_text())
+    again.write_text(json.dumps(raw | {"data": {"protocol": "other", "test_sha256": "0"}}))
+    refused = zoo_cli("compare", str(digits_run / "results.json"), str(again), cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "both must score the same images" in refused.stderr
 
 
 def test_list_names_methods_and_recipes(zoo_cli, tmp_path):

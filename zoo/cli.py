@@ -22,6 +22,7 @@ train and score, configured by YAML:
 
 at hand:
   sample    draw images from a saved model:      zoo sample runs/vae-digits/version_0/model --n 64
+  compare   two results.json, paired image by image
   list      methods and recipes
   data      prepare or show a data set
 """

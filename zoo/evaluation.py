@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -15,12 +16,13 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import save
 
 from zoo.capabilities import Infers, Reconstructs, Scores, Side, Weighs
 from zoo.data import ImageData
 from zoo.errors import UsageError, require
 from zoo.estimators import bits_per_dim, importance_bound
-from zoo.files import write_json
+from zoo.files import write_bytes, write_json
 from zoo.hub import weights_sha256
 from zoo.method import Batch, Method
 from zoo.metrics import ActiveUnits, PerImage, mean_and_error
@@ -28,6 +30,7 @@ from zoo.randomness import own_stream
 
 SCHEMA = 1
 LOW_ESS = 10.0
+WIDTH = 120
 PACKAGES = ("generative-zoo", "torch", "lightning", "torchmetrics", "numpy")
 
 
@@ -123,7 +126,8 @@ class Evaluator(Callback):
     Args:
         num_samples: K, importance samples per image.
         seed: Seed of the evaluation's random streams.
-        out: The results file; by default `results.json` beside the checkpoint or in the run's folder.
+        out: The results file; by default `results.json` beside the checkpoint. The values of every image go
+            to a .safetensors file of the same name.
 
     Raises:
         UsageError: If `num_samples` is below 1 or `seed` is negative.
@@ -152,6 +156,7 @@ class Evaluator(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Feed the metrics with one batch."""
+        self._add(row=batch.row)
         with own_stream(self.seed, int(batch.row[0])), torch.no_grad():
             if isinstance(pl_module, Weighs):
                 bound = importance_bound(pl_module.weigh, batch.x, self.num_samples)
@@ -201,17 +206,20 @@ class Evaluator(Callback):
     def _report(self, trainer: Trainer) -> None:
         assert self.results is not None
         path = Path(self.out) if self.out else results_folder(trainer) / "results.json"
+        write_bytes(path.with_suffix(".safetensors"), save(self.per_image))
         self.results.write(path)
-        Console(soft_wrap=not os.isatty(1)).print(self.results.table())
+        console().print(self.results.table())
         for logger in trainer.loggers:
             logger.log_metrics({name: number.value for name, number in self.results.numbers.items()})
 
     def _numbers(
         self, method: Method, data: ImageData
     ) -> tuple[dict[str, Number], dict[str, str], dict[str, list[float]]]:
-        n = len(data.split("test").y)
-        self.per_image = {name: metric.compute().cpu() for name, metric in self._values.items()}
+        columns = {name: metric.compute().cpu() for name, metric in self._values.items()}
+        order = columns["row"].argsort()
+        self.per_image = {name: values[order] for name, values in columns.items()}
         stats = {name: mean_and_error(values) for name, values in self.per_image.items()}
+        n = len(order)
         numbers: dict[str, Number] = {}
         skipped: dict[str, str] = {}
         details: dict[str, list[float]] = {}
@@ -271,6 +279,11 @@ class Evaluator(Callback):
                 error,
             )
         return numbers, skipped, details
+
+
+def console() -> Console:
+    """Standard output; 120 columns where it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def data_of(trainer: Trainer) -> ImageData:

@@ -4,6 +4,7 @@ import csv
 import inspect
 import io
 import logging
+import pickle
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
@@ -210,6 +212,9 @@ class Progress(RichProgressBar):
 class ZooCLI(LightningCLI):
     """LightningCLI with the zoo's run folder, score and saved model."""
 
+    folder: Path | None = None
+    """Where this fit keeps its files; None where it keeps none."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the score, the pictures and the W&B switch; link the image shape."""
         parser.add_lightning_class_args(Evaluator, "score")
@@ -233,12 +238,8 @@ class ZooCLI(LightningCLI):
         config["ckpt_path"] = str(path)
         try:
             checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:
-            if isinstance(error, MemoryError):
-                raise
-            raise UsageError(
-                f"ckpt_path must be a checkpoint of a fit, {path} cannot be read as one"
-            ) from error
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            raise UsageError(f"ckpt_path must be a checkpoint of a fit, {path} is not") from error
         saved = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
         require(bool(saved), f"ckpt_path must be a checkpoint of a fit, {path} holds no hyper-parameters")
         asked = config.model.init_args.as_dict()
@@ -277,37 +278,43 @@ class ZooCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the folder of this run."""
         config = self.config_init[str(self.subcommand)]
-        checkpoint = config.get("ckpt_path")
-        extra: list[Callback] = [Progress(leave=False)] if sys.stderr.isatty() or sys.stdout.isatty() else []
+        callbacks = _listed(config.trainer.callbacks)
         settings: dict[str, Any] = {"plugins": [*_listed(config.trainer.plugins), AtomicCheckpoints()]}
-        settings["enable_progress_bar"] = bool(extra) and config.trainer.enable_progress_bar is not False
+        bar = config.trainer.enable_progress_bar is not False and sys.stdout.isatty()
+        settings["enable_progress_bar"] = bar
+        if bar:
+            callbacks.append(Progress(leave=False))
+        if self.subcommand == "predict":
+            callbacks.append(Predictions())
         if self.subcommand == "fit":
             self._refuse_other_shape(config.get("config") or [])
             self.datamodule.prepare_data()
             self.model.refuse_unsuitable(self.datamodule)
-            folder = Path(checkpoint).parent if checkpoint else _new_folder(self._recipe_folder())
-            self.folder = folder
-            extra += [*self._checkpoints(folder), Continuity()]
-            if config.trainer.logger in (None, True):
-                loggers: list[Logger] = [RunLog(folder)]
-                settings["logger"] = loggers
-                if config.wandb:
-                    project = config.wandb if isinstance(config.wandb, str) else "zoo"
-                    name = f"{folder.parent.name}-{folder.name}"
-                    loggers.append(WandbLogger(project=project, name=name, save_dir=str(folder)))
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            checkpoint = config.get("ckpt_path")
+            self.folder = Path(checkpoint).parent if checkpoint else _new_folder(self._recipe_folder())
+            callbacks += [*self._checkpoints(self.folder), Continuity()]
+            settings |= {"default_root_dir": self.folder, "logger": self._loggers(config, self.folder)}
         else:
-            settings["enable_checkpointing"] = False
-        if self.subcommand == "predict":
-            extra.append(Predictions())
-        if config.trainer.logger is None:
-            settings.setdefault("logger", False)
-        if not settings["enable_progress_bar"]:
-            extra = [callback for callback in extra if not isinstance(callback, Progress)]
-        callbacks = [*_listed(config.trainer.callbacks), *extra]
+            settings |= {"enable_checkpointing": False, "logger": config.trainer.logger or False}
         try:
             return super().instantiate_trainer(**settings, callbacks=callbacks, **kwargs)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"the trainer needs a package that is not installed: {error}") from error
+        except (ModuleNotFoundError, MisconfigurationException) as error:
+            if self.folder and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+            raise UsageError(f"the trainer cannot be set up: {error}") from error
+
+    def _loggers(self, config: Namespace, folder: Path) -> list[Logger]:
+        """metrics.csv, what the config adds, and W&B if asked for; none with `trainer.logger: false`."""
+        asked = config.trainer.logger
+        if asked is False:
+            return []
+        loggers: list[Logger] = [RunLog(folder), *([] if asked in (None, True) else _listed(asked))]
+        if config.wandb:
+            project = config.wandb if isinstance(config.wandb, str) else "zoo"
+            name = f"{folder.parent.name}-{folder.name}"
+            loggers.append(WandbLogger(project=project, name=name, save_dir=str(folder)))
+        return loggers
 
     def _refuse_other_shape(self, files: list[Any]) -> None:
         """The model's shape is linked to the data's: a shape that was asked for must be that one."""
@@ -331,10 +338,8 @@ class ZooCLI(LightningCLI):
         """Say what is about to happen."""
         if self.trainer.is_global_zero:
             size = sum(p.numel() for p in self.model.parameters())
-            where = "a trial run, nothing is kept" if self.trainer.fast_dev_run else self.folder  # pyright: ignore
-            sys.stdout.write(
-                f"{type(self.model).__name__}, {size:,} parameters, on {self.datamodule.protocol}: {where}\n"
-            )
+            name, where = type(self.model).__name__, self.folder or "a trial run, nothing is kept"
+            sys.stdout.write(f"{name}, {size:,} parameters, on {self.datamodule.protocol}: {where}\n")
             sys.stdout.flush()
 
     def fit(self, **arguments: Any) -> None:
@@ -342,14 +347,18 @@ class ZooCLI(LightningCLI):
         try:
             self.trainer.fit(**arguments)
         except UsageError:
-            if not any(self.folder.glob("*.ckpt")):
+            if self.folder and not any(self.folder.glob("*.ckpt")):
                 shutil.rmtree(self.folder)
+            raise
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            if self.folder and (self.folder / LAST).is_file() and self.trainer.is_global_zero:
+                sys.stderr.write(f"zoo: interrupted; go on with --ckpt_path {self.folder / LAST}\n")
             raise
 
     def after_fit(self) -> None:
         """Score the best weights, save them as a model, and say how to load them."""
         trainer = self.trainer
-        if trainer.fast_dev_run or trainer.interrupted:  # pyright: ignore[reportAttributeAccessIssue]
+        if self.folder is None:
             return
         best = self.folder / BEST
         chosen = best if best.is_file() else self.folder / LAST

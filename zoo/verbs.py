@@ -105,7 +105,50 @@ def data(
         sys.stdout.write(f"first 100 training images: {out}\n")
 
 
-VERBS = {"sample": sample, "list": list_, "data": data}
+def compare(one: str, two: str) -> None:
+    """Compare two methods image by image: same test images, same number of samples, same streams.
+
+    Args:
+        one: A results.json.
+        two: Another, of the same protocol.
+    """
+    from rich.table import Table
+    from safetensors.torch import load_file
+
+    from zoo.evaluation import Results, console
+    from zoo.metrics import mean_and_error
+
+    results = [Results.read(path) for path in (one, two)]
+    first, second = results
+    require(first.data == second.data, f"both must score the same images, got {first.data} and {second.data}")
+    require(first.seed == second.seed, f"both must have one seed, got {first.seed} and {second.seed}")
+    columns = [load_file(os.path.splitext(path)[0] + ".safetensors") for path in (one, two)]
+    table = Table(
+        title=f"{first.data['protocol']}, paired over {len(columns[0]['row'])} images", title_justify="left"
+    )
+    for heading in (
+        "metric",
+        f"one: {first.method}",
+        f"two: {second.method}",
+        "two - one",
+        "unit",
+        "protocol",
+    ):
+        table.add_column(heading, justify="left" if heading in ("metric", "unit", "protocol") else "right")
+    for name, number in first.numbers.items():
+        other = second.numbers.get(name)
+        column = "log_prob" if name.startswith("test/log_prob") else name.removeprefix("test/")
+        if other is None or other.protocol != number.protocol or any(column not in part for part in columns):
+            continue
+        mean, error = mean_and_error(columns[1][column] - columns[0][column])
+        difference = f"{mean:+.2f} ± {error:.2f}"
+        protocol = number.protocol.removeprefix(f"{first.data['protocol']}; ")
+        table.add_row(name, str(number), str(other), difference, number.unit, protocol)
+    require(table.row_count > 0, f"no metric has one protocol in both {one} and {two}")
+    console().print(table)
+
+
+VERBS = {"sample": sample, "list": list_, "data": data, "compare": compare}
 
 
 def run(argv: list[str]) -> None:

@@ -86,7 +86,7 @@ class IWAE(LatentVariable):
         self.decoder = MLP(latent_dims[0], (hidden_dims[0],) * 2)
         self.pixels = BernoulliPixels(self.decoder.out_dim, self.image_shape)
         self.upper_decoder = (
-            _gaussian_layer(latent_dims[1], hidden_dims[1], latent_dims[0]) if len(latent_dims) == 2 else None
+            _gaussian_layer(latent_dims[1], hidden_dims[1], latent_dims[0]) if len(latent_dims) > 1 else None
         )
 
     def prior(self) -> Distribution:
