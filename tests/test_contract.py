@@ -1,6 +1,9 @@
 """Every method x every capability in its header, and the three ways to learn."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -267,7 +270,7 @@ class MeanInOnePass(ClosedForm):
         self.save_hyperparameters()
         self.register_buffer("total", torch.zeros(self.image_shape, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(self.image_shape, dtype=torch.float64))
+        self.mean = nn.Parameter(torch.zeros(self.image_shape, dtype=torch.float64))
 
     def statistics(self):
         return [self.total, self.count]
@@ -315,6 +318,20 @@ def test_a_closed_form_is_exact_after_one_pass_however_many_epochs_are_asked_for
     assert int(method.count) == len(data.split("train").y)
     assert method.trainer.current_epoch == 1
     assert torch.allclose(method.mean, data.split("train").x.double().mean(0), atol=1e-12)
+
+
+def test_the_three_ways_to_learn_on_two_processes():
+    """Equal weights on both, and for the closed form the sums of both."""
+    script = Path(__file__).parent / "two_processes.py"
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    counts = [
+        line.split() for line in result.stdout.splitlines() if line.startswith("Mean") or "Matching" in line
+    ]
+    assert [name for name, *_ in counts] == ["MatchingMeans", "MeanInOnePass", "MeanByDescent"]
+    mean = Digits(binarize="none").mean_image().mean().item()
+    for name, value in counts:
+        assert float(value) == pytest.approx(mean, abs=0.02), name
 
 
 def test_epochs_are_counted_in_batches_for_a_game_with_two_optimizers():

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from zoo.errors import NonFiniteError, require
@@ -50,6 +51,8 @@ class Method(LightningModule, ABC):
     """Validation metric that picks the best checkpoint, and its direction; None keeps the last."""
     progress: ClassVar[str] = "loss"
     """The term shown in the progress bar."""
+    ddp_options: ClassVar[dict[str, bool]] = {"broadcast_buffers": False}
+    """How several processes share the method: each keeps its own buffers (persistent chains differ)."""
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__()
@@ -78,7 +81,10 @@ class Method(LightningModule, ABC):
         return loop.epoch_loop.batch_progress.total.ready / max(1, loop.max_batches)
 
     def setup(self, stage: str) -> None:
-        """Refuse unsuitable data before anything is done with them."""
+        """Refuse unsuitable data before anything is done with them; tell DDP how to share the method."""
+        if isinstance(self.trainer.strategy, DDPStrategy):
+            for option, value in self.ddp_options.items():
+                self.trainer.strategy._ddp_kwargs.setdefault(option, value)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.refuse_unsuitable(data)
@@ -197,6 +203,8 @@ class Game(Method):
     `configure_optimizers` returns one optimizer per player, in the order of `players()`.
     """
 
+    ddp_options = {"broadcast_buffers": False, "find_unused_parameters": True}
+
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__(image_shape)
         self.automatic_optimization = False
@@ -249,7 +257,11 @@ class Game(Method):
 
 
 class ClosedForm(Method):
-    """Learns in one pass: absorbs sufficient statistics, then solves."""
+    """Learns in one pass: absorbs sufficient statistics, then solves.
+
+    What is absorbed lives in buffers, what is solved for in parameters (distributed training asks for some).
+    On several processes the statistics are summed; the sampler repeats at most one row per process.
+    """
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__(image_shape)

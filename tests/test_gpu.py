@@ -1,0 +1,38 @@
+"""The same method, data and score on a CUDA device."""
+
+import pytest
+import torch
+from conftest import tiny
+from test_contract import ALL, state, trainer
+
+from zoo.capabilities import Scores
+from zoo.data import Digits
+from zoo.evaluation import Evaluator
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_learns_on_the_device_where_its_pixels_live(name, precision, tmp_path):
+    method, data = tiny(name), Digits()
+    evaluator = Evaluator(num_samples=20, out=str(tmp_path / "results.json"))
+    fitting = trainer(accelerator="gpu", devices=1, precision=precision, max_epochs=2, callbacks=[evaluator])
+    before = state(method)
+    fitting.fit(method, datamodule=data)
+    assert data._splits["train"].x.is_cuda
+    assert any(not torch.equal(before[key], value.cpu()) for key, value in method.state_dict().items())
+    fitting.test(method, datamodule=data, verbose=False)
+    assert evaluator.results is not None
+    assert evaluator.results.hardware == torch.cuda.get_device_name(0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_scores_agree_with_the_cpu(name):
+    method = tiny(name)
+    if not isinstance(method, Scores):
+        return
+    x = Digits().split("test").x[:50]
+    here = method.log_prob(x, 2000)
+    there = method.cuda().log_prob(x.cuda(), 2000).cpu()
+    assert (here - there).abs().max() < 0.5
