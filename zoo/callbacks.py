@@ -20,21 +20,23 @@ from zoo.files import atomic, write_bytes
 from zoo.method import Batch, Method
 from zoo.randomness import own_stream
 
+GAP = 3
 SMALLEST_SIDE = 56
 """Smaller images are enlarged, pixel by pixel, until a side has this many."""
 
 
 def grid(images: Tensor, columns: int) -> Image.Image:
-    """Images [N, C, H, W] in [0, 1] as one picture, row by row, one pixel of grey between them."""
+    """Images [N, C, H, W] in [0, 1] as one picture, row by row, grey lines between them."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     zoom = max(1, -(-SMALLEST_SIDE // max(height, width)))
     array = (images.detach().float().cpu().clamp(0, 1) * 255).round().byte().numpy().transpose(0, 2, 3, 1)
     array = array.repeat(zoom, 1).repeat(zoom, 2)
     height, width = height * zoom, width * zoom
-    canvas = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 128, np.uint8)
+    down, across = height + GAP, width + GAP
+    canvas = np.full((rows * down + GAP, columns * across + GAP, channels), 128, np.uint8)
     for i, picture in enumerate(array):
-        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
+        top, left = (i // columns) * down + GAP, (i % columns) * across + GAP
         canvas[top : top + height, left : left + width] = picture
     return Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas)
 

@@ -299,18 +299,27 @@ def _thousands(n: int) -> str:
 
 
 class Digits(ImageData):
-    """The 1,797 real handwritten digits of 8 x 8 pixels that come with scikit-learn; no download.
-
-    Args:
-        options: See `ImageData`.
-    """
-
-    def __init__(self, **options) -> None:
-        super().__init__(**options)
+    """The 1,797 real handwritten digits of 8 x 8 pixels that come with scikit-learn; no download."""
 
     @property
     def source(self) -> Source:
         return DigitsSource(self.pad)
+
+
+class MNIST(ImageData):
+    """60,000 + 10,000 handwritten digits, 28 x 28 (LeCun, Cortes, Burges)."""
+
+    @property
+    def source(self) -> Source:
+        return HubSource(self.pad, (28, 28), True, "ylecun/mnist")
+
+
+class FashionMNIST(ImageData):
+    """60,000 + 10,000 pictures of clothes, 28 x 28 (Xiao, Rasul, Vollgraf 2017)."""
+
+    @property
+    def source(self) -> Source:
+        return HubSource(self.pad, (28, 28), True, "zalando-datasets/fashion_mnist")
 
 
 class HubImages(ImageData):
@@ -339,36 +348,6 @@ class HubImages(ImageData):
     @property
     def source(self) -> Source:
         return self._source
-
-
-class MNIST(ImageData):
-    """60,000 + 10,000 handwritten digits, 28 x 28 (LeCun, Cortes, Burges).
-
-    Args:
-        options: See `ImageData`.
-    """
-
-    def __init__(self, **options) -> None:
-        super().__init__(**options)
-
-    @property
-    def source(self) -> Source:
-        return HubSource(self.pad, (28, 28), True, "ylecun/mnist")
-
-
-class FashionMNIST(ImageData):
-    """60,000 + 10,000 pictures of clothes, 28 x 28 (Xiao, Rasul, Vollgraf 2017).
-
-    Args:
-        options: See `ImageData`.
-    """
-
-    def __init__(self, **options) -> None:
-        super().__init__(**options)
-
-    @property
-    def source(self) -> Source:
-        return HubSource(self.pad, (28, 28), True, "zalando-datasets/fashion_mnist")
 
 
 class ImageFolder(ImageData):
