@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -155,7 +156,9 @@ class Evaluator(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Feed the metrics with one batch."""
+        """Feed the metrics with one batch; a polite kill, which Lightning only notes, ends the test here."""
+        if trainer.received_sigterm:
+            raise SystemExit(128 + signal.SIGTERM)
         self._add(row=batch.row)
         with own_stream(self.seed, int(batch.row[0])), torch.no_grad():
             if isinstance(pl_module, Weighs):

@@ -99,7 +99,7 @@ def _with_config_of_run(argv: list[str]) -> list[str]:
         value = argument.removeprefix("--ckpt_path=") if argument.startswith("--ckpt_path=") else None
         if argument == "--ckpt_path" and i + 1 < len(argv):
             value = argv[i + 1]
-        if value and (config := Path(value).parent / CONFIG).is_file():
+        if value not in (None, "last", "best") and (config := Path(value).parent / CONFIG).is_file():
             return [argv[0], "--config", str(config), *argv[1:]]
     return argv
 
