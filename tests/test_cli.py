@@ -259,6 +259,16 @@ def test_validate_prints_the_validation_terms(zoo_cli, digits_run):
     assert "val/elbo" in result.stdout
 
 
+def test_the_code_of_the_readme_runs(digits_run):
+    script = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    cwd = digits_run.parent.parent.parent
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("tensor(-2")
+
+
 def test_compare_pairs_the_images(zoo_cli, digits_run, tmp_path):
     again = tmp_path / "again.json"
     score = ["--score.num_samples=20", f"--score.out={again}"]

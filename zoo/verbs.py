@@ -126,15 +126,9 @@ def compare(one: str, two: str) -> None:
     table = Table(
         title=f"{first.data['protocol']}, paired over {len(columns[0]['row'])} images", title_justify="left"
     )
-    for heading in (
-        "metric",
-        f"one: {first.method}",
-        f"two: {second.method}",
-        "two - one",
-        "unit",
-        "protocol",
-    ):
-        table.add_column(heading, justify="left" if heading in ("metric", "unit", "protocol") else "right")
+    for heading in ("metric", first.method, second.method, "second - first", "unit", "protocol"):
+        text = heading in ("metric", "unit", "protocol")
+        table.add_column(heading, justify="left" if text else "right", overflow="fold")
     for name, number in first.numbers.items():
         other = second.numbers.get(name)
         column = "log_prob" if name.startswith("test/log_prob") else name.removeprefix("test/")
