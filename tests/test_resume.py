@@ -69,6 +69,7 @@ def test_kill_9_in_mid_epoch_then_resume_equals_the_straight_run(zoo_cli, tmp_pa
     ).read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("name", ALL)
 def test_every_method_resumes_exactly(name, tmp_path):
     def fit(epochs: int, folder: str, ckpt_path=None) -> Path:

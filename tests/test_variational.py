@@ -6,9 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import tiny
+from test_contract import trainer
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
+from zoo.data import Digits
 from zoo.distributions import BernoulliPixels, Chain, GaussianHead, diagonal_gaussian
 from zoo.errors import UsageError
 from zoo.estimators import active_units, free_bits
@@ -773,18 +776,14 @@ def test_a_trained_output_bias_is_left_alone():
     assert torch.equal(vae.pixels.mean_logits.linear.bias, trained)
 
 
-@pytest.mark.parametrize(("stage", "starts"), [("fit", True), ("test", False)])
-def test_fitting_starts_the_output_bias_from_the_data(stage, starts):
-    method = IWAE((1, 2, 2), 2, latent_dims=(2,), hidden_dims=(3,))
-    mean = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
-    data = SimpleNamespace(image_shape=(1, 2, 2), pixels="binary", mean_image=lambda: mean)
-    method.trainer = SimpleNamespace(datamodule=data)
-    method.setup(stage)
-    expected = mean.logit().flatten() if starts else torch.zeros(4)
-    torch.testing.assert_close(method.pixels.mean_logits.linear.bias.detach(), expected)
-
-
-# ---------------------------------------------------------------- the paper's settings
+def test_fitting_starts_the_output_bias_from_the_data_and_testing_does_not():
+    data = Digits()
+    fitted, tested = tiny("IWAE"), tiny("IWAE")
+    trainer(max_epochs=0).fit(fitted, datamodule=data)
+    expected = data.mean_image().clamp(1e-3, 0.999).logit().flatten()
+    torch.testing.assert_close(fitted.pixels.mean_logits.linear.bias.detach(), expected)
+    trainer().test(tested, datamodule=data, verbose=False)
+    assert not tested.pixels.mean_logits.linear.bias.any()
 
 
 def linear_shapes(module):
