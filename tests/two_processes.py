@@ -2,6 +2,7 @@
 
 import warnings
 
+import torch.distributed
 from test_contract import MatchingMeans, MeanByDescent, MeanInOnePass, trainer
 
 from zoo.data import Digits
@@ -12,8 +13,14 @@ def main() -> None:
     for cls, weight in ((MatchingMeans, "right.weight"), (MeanInOnePass, "mean"), (MeanByDescent, "mean")):
         method = cls()
         data = Digits(binarize="none", batch_size=25)
-        trainer(devices=2, strategy="ddp_spawn", max_epochs=3).fit(method, datamodule=data)
-        print(cls.__name__, method.state_dict()[weight].mean().item())
+        fitting = trainer(devices=2, strategy="ddp", max_epochs=3)
+        fitting.fit(method, datamodule=data)
+        learnt = method.state_dict()[weight].double().mean()
+        both = fitting.strategy.all_gather(learnt)
+        if fitting.is_global_zero:
+            print(cls.__name__, *both.tolist())
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ def run(argv: list[str]) -> None:
         raise UsageError(str(error)) from error
     except ValueError as error:  # jsonargparse buries a constructor's own line
         raise (error.__cause__ if isinstance(error.__cause__, UsageError) else error) from None
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # its threads may abort a process that ends without this
 
 
 def _quieten() -> None:
@@ -84,6 +86,7 @@ def _quieten() -> None:
         ".*LeafSpec.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The number of training batches.*",
+        ".*`broadcast_buffers` is deprecated.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message=message)
