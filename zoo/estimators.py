@@ -11,11 +11,11 @@ from zoo.capabilities import Weights
 from zoo.errors import require
 from zoo.shapes import Images, PerImage, PerSample
 
-ROWS_IN_CACHE = 400_000
-"""Pixels decoded at once on a CPU: about one core's cache; larger chunks are slower there."""
-ROWS_ON_DEVICE = 2**27
+PIXELS_IN_CACHE = 1_600_000
+"""Pixels decoded at once on a CPU, where larger chunks leave the cache and smaller ones pay for Python."""
+PIXELS_ON_DEVICE = 2**27
 """Pixels decoded at once on an accelerator."""
-IMAGES_AT_ONCE = 16
+IMAGES_AT_ONCE = 50
 """Images per slice on a CPU: the encoder runs once per chunk of samples, so few images and many samples."""
 
 
@@ -92,7 +92,7 @@ def importance_bound(weigh: Callable[[Images, int], Weights], x: Images, num_sam
     require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
     on_cpu = x.device.type == "cpu"
     images = IMAGES_AT_ONCE if on_cpu else len(x)
-    budget = ROWS_IN_CACHE if on_cpu else ROWS_ON_DEVICE
+    budget = PIXELS_IN_CACHE if on_cpu else PIXELS_ON_DEVICE
     parts = []
     for part in x.split(max(1, images)):
         chunk = max(1, budget // part.numel())
