@@ -33,7 +33,7 @@ class Weights(NamedTuple):
 
     @property
     def log_w(self) -> PerSample:
-        """Log p(x, z) - log q(z|x), [K, B]."""
+        """The value of log p(x, z) - log q(z|x), [K, B]."""
         return self.log_likelihood + self.log_ratio
 
 
@@ -68,7 +68,7 @@ class Scores(ABC):
 
     @abstractmethod
     def log_prob(self, x: Images, num_samples: int) -> PerImage:
-        """Log p(x) in nats per image, [B]."""
+        """The value of log p(x) in nats per image, [B]."""
 
 
 class Weighs(Scores):
@@ -92,7 +92,7 @@ class Normalises(Energies):
 
     @abstractmethod
     def log_partition(self, num_chains: int, num_steps: int) -> tuple[Scalar, Scalar]:
-        """Log Z in nats and its standard error."""
+        """The value of log Z in nats and its standard error."""
 
 
 class Encodes(ABC):
@@ -140,7 +140,7 @@ class Classifies(ABC):
 
     @abstractmethod
     def classify(self, x: Images) -> LogProbs:
-        """Log p(y|x), [B, classes]."""
+        """The value of log p(y|x), [B, classes]."""
 
 
 class Clusters(ABC):
@@ -148,4 +148,4 @@ class Clusters(ABC):
 
     @abstractmethod
     def cluster(self, x: Images) -> LogProbs:
-        """Log q(cluster|x), [B, clusters]."""
+        """The value of log q(cluster|x), [B, clusters]."""

@@ -189,7 +189,7 @@ class Chain(Distribution):
         return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log p(a) + log p(b|a) in nats."""
+        """The value of log p(a) + log p(b|a) in nats."""
         sizes = self.sizes[::-1] if self.child_first else self.sizes
         one, two = value.split(sizes, -1)
         parent, child = (two, one) if self.child_first else (one, two)

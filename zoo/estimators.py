@@ -20,7 +20,7 @@ IMAGES_AT_ONCE = 50
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
-    """Log (1/K) sum_k exp(log_w_k) along `dim`."""
+    """The value of log (1/K) sum_k exp(log_w_k) along `dim`."""
     return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
 
 

@@ -84,7 +84,7 @@ class LatentVariable(Descent, Samples, Weighs, Infers, Decodes, Reconstructs):
         return Weights(self.likelihood(z).log_prob(x), self.prior().log_prob(z) - q.log_prob(z))
 
     def log_weights(self, x: Images, num_samples: int) -> PerSample:
-        """Log p(x, z) - log q(z|x) of `num_samples` posterior draws per image, [K, B], in nats."""
+        """Log-weights log p(x, z) - log q(z|x) of posterior draws, [K, B], in nats."""
         return self.weigh(x, num_samples).log_w
 
     def log_prob(self, x: Images, num_samples: int) -> PerImage:
