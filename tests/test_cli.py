@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import resource
 import subprocess
 import sys
@@ -257,6 +258,29 @@ def test_predict_writes_codes_and_reconstructions(zoo_cli, digits_run):
 def test_validate_prints_the_validation_terms(zoo_cli, digits_run):
     result = zoo_cli("validate", f"--ckpt_path={digits_run / 'best.ckpt'}", cwd=digits_run, check=True)
     assert "val/elbo" in result.stdout
+
+
+def test_at_a_terminal_a_bar_shows_the_elbo(tmp_path):
+    """The child's standard streams are a pseudo-terminal."""
+    screen, terminal = pty.openpty()
+    command = [sys.executable, "-m", "zoo", *FIT, "--trainer.max_epochs=5"]
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    child = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"COLUMNS": "160"}, **streams)
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            part = os.read(screen, 65536)
+        except OSError:  # the last writer has closed the terminal
+            break
+        if not part:
+            break
+        shown += part
+    os.close(screen)
+    assert child.wait(60) == 0, shown.decode(errors="replace")
+    assert b"Epoch 4/4" in shown
+    assert b"train/elbo: -" in shown
+    assert b"it/s" in shown
 
 
 def test_the_code_of_the_readme_runs(digits_run):

@@ -198,12 +198,12 @@ class Progress(RichProgressBar):
     INTERVAL = 0.2
     drawn = 0.0
 
-    def refresh(self) -> None:
-        """Draw if it is time to."""
+    def refresh(self, hard: bool = False) -> None:
+        """Draw if it must be or if it is time to."""
         now = time.monotonic()
-        if now - self.drawn >= self.INTERVAL:
+        if hard or now - self.drawn >= self.INTERVAL:
             self.drawn = now
-            super().refresh()
+            super().refresh(hard)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands at the end of the bar."""
