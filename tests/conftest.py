@@ -23,6 +23,7 @@ from zoo.method import Method
 ROOT = Path(__file__).parent.parent
 TINY: dict[str, dict] = {
     "VAE": {"latent_dim": 4, "hidden_dims": (16,)},
+    "PCA": {"latent_dim": 4},
     "IWAE": {"num_samples": 3, "latent_dims": (6, 4), "hidden_dims": (16, 8), "lr_schedule": "constant"},
 }
 """Small settings of every method; the two-layer IWAE runs through every branch of the one-layer one."""
@@ -42,6 +43,13 @@ def tiny(name: str, image_shape: tuple[int, int, int] = (1, 8, 8), **options) ->
     """A small, seeded instance of a method."""
     torch.manual_seed(0)
     return zoo.method_class(name)(image_shape=image_shape, **TINY[name] | options)
+
+
+def suited_digits(method: Method, **options) -> Digits:
+    """The embedded digits with pixels that the method can score."""
+    kind = next(kind for kind in ("binary", "deq", "real") if kind in method.accepts)
+    treatment = {"binary": "dynamic"}.get(kind, "none")
+    return Digits(binarize=treatment, dequantize=kind == "deq", **options)
 
 
 @pytest.fixture(autouse=True)

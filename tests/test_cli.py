@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import zoo
 from zoo.cli import main
-from zoo.evaluation import Results
+from zoo.results import SCHEMA, Results
 
 RECIPE = str(ROOT / "configs/variational/vae_digits.yaml")
 FIT = ["fit", "--config", RECIPE, "--trainer.max_epochs=1", "--score.num_samples=3"]
@@ -24,7 +24,7 @@ FIT = ["fit", "--config", RECIPE, "--trainer.max_epochs=1", "--score.num_samples
 MISTAKES = {
     "unknown verb": (
         ["fti"],
-        "unknown verb 'fti': choose from fit, validate, test, predict, sample, list, data, compare",
+        "unknown verb 'fti': choose from fit, validate, test, predict, sample, score, list, data, compare",
     ),
     "no config": (["fit"], "the following arguments are required: fit.data, fit.model"),
     "config missing": (["fit", "--config", "nope.yaml"], "File does not exist"),
@@ -33,7 +33,10 @@ MISTAKES = {
     "abbreviated key": ([*FIT, "--trainer.max_epoch=3"], "unrecognized arguments: --trainer.max_epoch=3"),
     "wrong type": ([*FIT, "--model.latent_dim=many"], '"latent_dim": Expected a int. Got value: many'),
     "wrong choice": ([*FIT, "--model.likelihood=bernouli"], "Expected one of ['bernoulli', "),
-    "misspelt method": ([*FIT, "--model=VAEE"], "unknown class VAEE, choose from IWAE, VAE"),
+    "misspelt method": (
+        [*FIT, "--model=VAEE"],
+        f"unknown class VAEE, choose from {', '.join(sorted(zoo.METHODS))}",
+    ),
     "misspelt data": ([*FIT, "--data=Digitz"], "unknown class Digitz, choose from Digits, "),
     "binary-only method on grey data": (
         [*FIT, "--data.binarize=none"],
@@ -82,6 +85,12 @@ MISTAKES = {
     ),
     "model missing": (["sample", "nowhere"], "no folder 'nowhere'; a Hub repository would read owner/name"),
     "no images": (["sample", "nowhere", "--n=0"], "n must be at least 1, got 0"),
+    "score of nothing": (["score"], "the following arguments are required: models"),
+    "score of no model": (["score", "nowhere"], "no folder 'nowhere'"),
+    "unknown metric": (["score", "nowhere", "--metrics", "fidd"], "got fidd"),
+    "score on K = 0": (["score", "nowhere", "--num_samples=0"], "num_samples must be at least 1, got 0"),
+    "compare one": (["compare", "a.json"], "compare needs at least two results files, got 1"),
+    "compare nothing": (["compare", "a.json", "b.json"], "results file a.json cannot be read"),
     "unknown format": (
         ["sample", "nowhere", "--out=x.gif"],
         "out must end in .png or .safetensors, got 'x.gif'",
@@ -173,20 +182,40 @@ def test_a_fit_leaves_everything_the_house_promises(digits_run):
     names = {"config.yaml", "metrics.csv", "last.ckpt", "best.ckpt", "results.json", "samples.png", "model"}
     assert names <= {path.name for path in digits_run.iterdir()}
     results = Results.read(digits_run / "results.json")
-    assert set(results.numbers) == {
-        "test/log_prob_lower",
-        "test/elbo",
-        "test/rate",
-        "test/distortion",
-        "test/bits_per_dim",
-        "test/ess_median",
-        "test/ess_below_10",
-        "test/active_units",
-        "test/reconstruction_error",
+    likelihood = {
+        "log_prob_lower",
+        "elbo",
+        "rate",
+        "distortion",
+        "bits_per_dim",
+        "ess_median",
+        "ess_below_10",
     }
-    for number in results.numbers.values():
+    samples = {"fid", "kid", "inception_score", "precision", "recall", "density", "coverage", "parzen"}
+    codes = {
+        "probe_accuracy",
+        "knn_accuracy_5",
+        "cluster_accuracy_hungarian",
+        "nmi",
+        "ari",
+        "mutual_information",
+    }
+    rest = {"active_units", "reconstruction_error", "class_distance", "marginal_kl"}
+    assert {f"test/{name}" for name in likelihood | samples | codes | rest} <= set(results.numbers)
+    for name, number in results.numbers.items():
         assert number.unit
-        assert "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0); 359 images" in number.protocol
+        assert number.protocol.startswith("digits 1x8x8")
+        if name.removeprefix("test/") in likelihood:
+            treated = "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0); 359 images"
+            assert number.protocol.startswith(treated)
+    for name in samples - {"parzen"}:
+        assert "digits-cnn-128@" in results.numbers[f"test/{name}"].protocol
+    for floor in ("train", "independent_pixels"):
+        assert {f"test/{name}" for name in samples} <= set(results.floors[floor])
+    assert "test/probe_accuracy" in results.floors["raw_pixels"]
+    assert "VAE has not that capability" in results.skipped["csl"]
+    assert results.seconds.keys() >= {"per_image", "fid", "parzen"}
+    assert results.peak_memory_mb > 50
     assert "K=20 samples" in results.numbers["test/log_prob_lower"].protocol
     value = {name: number.value for name, number in results.numbers.items()}
     assert value["test/log_prob_lower"] >= value["test/elbo"]
@@ -196,7 +225,7 @@ def test_a_fit_leaves_everything_the_house_promises(digits_run):
     assert results.train_seconds
     assert results.hardware
     raw = json.loads((digits_run / "results.json").read_text())
-    assert raw["schema"] == 1
+    assert raw["schema"] == SCHEMA
     assert raw["numbers"]["test/log_prob_lower"]["side"] == ">="
     with Image.open(digits_run / "samples.png") as picture:
         assert np.asarray(picture).std() > 10
@@ -382,7 +411,6 @@ def test_two_processes_train_and_score_as_one(zoo_cli, tmp_path):
     assert both.hardware.startswith("2 processes on ")
     out = str(tmp_path / "one.json")
     again = [
-        "--data.num_validation=142",
         "--score.num_samples=3",
         "--trainer.devices=1",
         "--trainer.strategy=auto",
@@ -392,8 +420,10 @@ def test_two_processes_train_and_score_as_one(zoo_cli, tmp_path):
     )
     one = Results.read(out)
     assert one.weights_sha256 == both.weights_sha256
+    assert one.numbers.keys() == both.numbers.keys()
     for name, number in one.numbers.items():
-        assert number.value == pytest.approx(both.numbers[name].value, rel=1e-9)
+        assert number.value == pytest.approx(both.numbers[name].value, rel=1e-9), name
+    assert one.floors == both.floors
 
 
 @pytest.mark.filterwarnings("ignore")

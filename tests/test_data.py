@@ -154,7 +154,7 @@ def test_subset_pad_and_validation_size():
         ({"dequantize": True}, "dequantize needs binarize: none, got binarize: dynamic"),
         ({"pad": -1}, "pad must not be negative, got -1"),
         ({"subset": 0}, "subset must be at least 1, got 0"),
-        ({"num_validation": 0}, "num_validation must be at least 1, got 0"),
+        ({"num_validation": -1}, "num_validation must not be negative, got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"draw_seed": -1}, "draw_seed must not be negative, got -1"),
     ],
@@ -167,6 +167,16 @@ def test_impossible_options_are_refused(options, message):
 def test_validation_cannot_take_everything():
     with pytest.raises(UsageError, match="num_validation must be below the 1438 training images"):
         Digits(num_validation=5000).setup()
+
+
+def test_no_validation_images_leave_all_for_training():
+    data = Digits(num_validation=0, binarize="none")
+    assert [len(data.split(name).y) for name in SPLITS] == [1438, 0, 359]
+    assert data.protocol == "digits 1x8x8 1438/0/359, real"
+    assert data.val_dataloader() == []
+    parts = [Digits(binarize="none").split(name).x for name in ("train", "val")]
+    assert torch.equal(data.split("train").x, torch.cat(parts))
+    assert data.test_hash() == Digits(binarize="none").test_hash()
 
 
 def test_hub_layout_under_zoo_data_is_found_before_the_hub(mirror):
@@ -323,3 +333,5 @@ def test_mnist_has_the_protocol_split_and_loads_quickly():
     began = time.perf_counter()
     prepared(data.source)
     assert time.perf_counter() - began < 1
+    whole = MNIST(num_validation=0, binarize="none")
+    assert whole.protocol == "mnist 1x28x28 60k/0/10k, real"

@@ -1,10 +1,13 @@
 """Weights into estimates: every one against a closed form or a count by hand."""
 
 import math
+import weakref
 from collections import Counter
 
 import pytest
 import torch
+from torch import nn
+from torch.distributions import Bernoulli, Distribution, Independent, Laplace, Normal
 
 from zoo import estimators
 from zoo.capabilities import Weights
@@ -13,12 +16,14 @@ from zoo.estimators import (
     StreamedBound,
     active_units,
     bits_per_dim,
+    csl,
     free_bits,
     importance_bound,
     iwae_bound,
     log_mean_exp,
+    pairwise_log_prob,
 )
-from zoo.metrics import ActiveUnits, PerImage, mean_and_error
+from zoo.metrics import PerImage, mean_and_error
 from zoo.schedules import cosine, tripling_stages, warm_up
 
 
@@ -221,23 +226,6 @@ def test_active_units_compare_the_variance_of_the_means_with_one_hundredth():
     assert active_units(means).tolist() == [False, True]
 
 
-def test_active_units_fed_in_uneven_batches_count_the_whole_set():
-    means = synthetic_means()
-    metric = ActiveUnits()
-    for part in means.split([1, 250, 7, 242]):
-        metric.update(part)
-    count, variances = metric.compute()
-    assert int(count) == 7
-    torch.testing.assert_close(variances, means.double().var(0))
-
-
-def test_active_units_see_variation_between_batches_that_are_constant_inside():
-    metric = ActiveUnits()
-    for level in (-1.0, 0.0, 1.0):
-        metric.update(torch.full((10, 1), level))
-    assert int(metric.compute()[0]) == 1
-
-
 def test_uniform_density_over_dequantised_bytes_costs_eight_bits():
     dims = 784
     assert bits_per_dim(0.0, dims, bytes_scaled=True) == 8.0
@@ -296,3 +284,160 @@ def test_tripling_stages_change_at_their_boundaries_to_the_papers_rates():
         assert 1e-3 * tripling_stages(boundary, 8, 0.1) == pytest.approx(rates[i + 1])
     assert 1e-3 * tripling_stages(0.0, 8, 0.1) == pytest.approx(1e-3)
     assert 1e-3 * tripling_stages(1e9, 8, 0.1) == pytest.approx(1e-4)
+
+
+class TinyRBM:
+    """A machine of 10 visible and 8 hidden units, small enough to be summed over all 1024 images."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(3)
+        self.w, self.b, self.c = (
+            0.8 * torch.randn(shape, dtype=torch.float64, generator=generator)
+            for shape in ((10, 8), (8,), (10,))
+        )
+        self.images = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 10)
+        free = self.images @ self.c + nn.functional.softplus(self.images @ self.w + self.b).sum(1)
+        self.log_p = free.log_softmax(0)
+
+    def emit(self, chains, steps, burn_in=100):
+        """Yield p(v|h) of Gibbs chains after `burn_in` steps."""
+        v = torch.randint(2, (chains, 10)).double()
+        for step in range(burn_in + steps):
+            h = torch.bernoulli((v @ self.w + self.b).sigmoid())
+            emission = Bernoulli(logits=(h @ self.w.T + self.c).reshape(chains, 1, 2, 5))
+            v = emission.sample().flatten(1)
+            if step >= burn_in:
+                yield Independent(emission, 3)
+
+    def gaps(self, chains, steps, repeats):
+        """Mean of log p(v) - CSL over v ~ p, once per repeat."""
+        x, p = self.images.reshape(-1, 1, 2, 5), self.log_p.exp()
+        return torch.stack(
+            [(p * (self.log_p - csl(self.emit(chains, steps), x).log_prob)).sum() for _ in range(repeats)]
+        )
+
+
+def pictures(n):
+    return torch.bernoulli(torch.full((n, 1, 2, 3), 0.4))
+
+
+def emissions(sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for n in sizes:
+        yield Independent(Bernoulli(logits=3 * torch.randn(n, 1, 2, 3, generator=generator)), 3)
+
+
+def test_csl_lies_below_the_truth_and_tightens_with_more_states():
+    rbm = TinyRBM()
+    few, some, many = rbm.gaps(10, 10, 20), rbm.gaps(50, 20, 10), rbm.gaps(250, 20, 8)
+    assert 0.0 < float(many.mean()) < 0.01
+    assert float(many.mean()) + 0.001 < float(some.mean()) < float(few.mean()) - 0.01
+    assert (few > 0).all()
+
+
+def test_csl_of_one_state_is_exact():
+    x = pictures(5)
+    emission = next(emissions([1]))
+    found = csl([emission], x)
+    torch.testing.assert_close(found.log_prob, emission.log_prob(x).double(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.ess, torch.ones(5, dtype=torch.float64))
+    assert found.num_states == 1
+
+
+def test_csl_is_the_mean_over_steps_and_chains_of_unequal_number():
+    x = pictures(7)
+    all_states = torch.cat([emission.base_dist.logits for emission in emissions((3, 1, 5))])
+    log_p = Independent(Bernoulli(logits=all_states.double()), 3).log_prob(x.double().unsqueeze(1))
+    found = csl(emissions((3, 1, 5)), x)
+    assert found.num_states == 9
+    assert found.log_prob.dtype == torch.float64
+    torch.testing.assert_close(found.log_prob, log_p.exp().mean(1).log(), rtol=0, atol=1e-6)
+    ess = log_p.exp().sum(1).square() / (2 * log_p).exp().sum(1)
+    torch.testing.assert_close(found.ess, ess, rtol=1e-5, atol=0)
+
+
+def test_repeated_states_change_neither_csl_nor_its_share_of_states():
+    x = pictures(4)
+    once, thrice = csl(emissions((6,)), x), csl([*emissions((6,)), *emissions((6,)), *emissions((6,))], x)
+    torch.testing.assert_close(thrice.log_prob, once.log_prob)
+    torch.testing.assert_close(thrice.ess, 3 * once.ess)
+
+
+@pytest.mark.parametrize("pairs", [1, 25, 1000])
+def test_csl_in_chunks_is_the_same(pairs, monkeypatch):
+    x = pictures(23)
+    whole = csl(emissions((5, 8)), x)
+    monkeypatch.setattr(estimators, "PAIRS_AT_ONCE", pairs)
+    chunks = csl(emissions((5, 8)), x)
+    torch.testing.assert_close(chunks.log_prob, whole.log_prob, rtol=0, atol=1e-12)
+    torch.testing.assert_close(chunks.ess, whole.ess, rtol=1e-12, atol=0)
+
+
+def test_csl_keeps_one_step_of_the_chain_at_a_time():
+    alive = []
+
+    def chain():
+        for emission in emissions([4] * 50):
+            alive.append(weakref.ref(emission))
+            yield emission
+            del emission
+            assert sum(reference() is not None for reference in alive) <= 2
+
+    assert csl(chain(), pictures(3)).num_states == 200
+
+
+def test_csl_of_images_that_no_state_explains():
+    emission = Independent(Normal(torch.zeros(2, 1, 2, 3), 1e-3), 3)
+    found = csl([emission, emission], torch.ones(2, 1, 2, 3))
+    exact = emission.log_prob(torch.ones(1, 2, 3))[0].double()
+    torch.testing.assert_close(found.log_prob, exact.expand(2), rtol=1e-6, atol=0)
+
+
+def test_csl_refuses_what_it_cannot_average():
+    with pytest.raises(UsageError, match="emissions must hold at least one state, got 0"):
+        csl([], pictures(3))
+    with pytest.raises(UsageError, match=r"must be a batch of images \(1, 2, 3\), got \(4,\) of \(1, 3, 2\)"):
+        csl([Independent(Bernoulli(logits=torch.zeros(4, 1, 3, 2)), 3)], pictures(3))
+    with pytest.raises(UsageError, match=r"must be a batch of images \(1, 2, 3\), got \(\) of \(1, 2, 3\)"):
+        csl([Independent(Bernoulli(logits=torch.zeros(1, 2, 3)), 3)], pictures(3))
+    x = pictures(3)
+    x[1] = math.nan
+    with pytest.raises(UsageError, match="must not be NaN, got NaN for 1 of 3 images"):
+        csl(emissions([4]), x)
+
+
+class Opaque(Distribution):
+    """A distribution that only its own `log_prob` can read."""
+
+    arg_constraints = {}
+
+    def __init__(self, inner):
+        self.inner = inner
+        super().__init__(inner.batch_shape, inner.event_shape, validate_args=False)
+
+    def log_prob(self, value):
+        return self.inner.log_prob(value)
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        Independent(
+            Bernoulli(logits=torch.linspace(-30, 30, 24, dtype=torch.float64).reshape(4, 1, 2, 3)), 3
+        ),
+        Independent(
+            Bernoulli(probs=torch.linspace(0.1, 0.9, 24, dtype=torch.float64).reshape(4, 1, 2, 3)), 3
+        ),
+        Independent(Normal(torch.linspace(-3, 9, 24).double().reshape(4, 1, 2, 3), 0.01), 3),
+        Independent(Normal(1e3, torch.linspace(0.1, 9, 24).double().reshape(4, 1, 2, 3)), 3),
+        Independent(Laplace(torch.linspace(-3, 9, 24).double().reshape(4, 1, 2, 3), 0.5), 3),
+    ],
+    ids=lambda distribution: type(distribution.base_dist).__name__,
+)
+@pytest.mark.parametrize("pairs", [1, 60, 2**20])
+def test_pairs_by_matrix_product_and_by_broadcasting_agree(distribution, pairs, monkeypatch):
+    monkeypatch.setattr(estimators, "PAIRS_AT_ONCE", pairs)
+    x = pictures(9).double()
+    expected = torch.stack([distribution.log_prob(image) for image in x])
+    torch.testing.assert_close(pairwise_log_prob(distribution, x), expected, rtol=1e-9, atol=1e-7)
+    torch.testing.assert_close(pairwise_log_prob(Opaque(distribution), x), expected, rtol=1e-9, atol=1e-7)

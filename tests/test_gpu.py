@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import suited_digits, tiny
 from test_contract import ALL, state, trainer
 
 from zoo.capabilities import Scores
@@ -15,7 +15,8 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_learns_on_the_device_where_its_pixels_live(name, precision, tmp_path):
-    method, data = tiny(name), Digits()
+    method = tiny(name)
+    data = suited_digits(method)
     evaluator = Evaluator(num_samples=20, out=str(tmp_path / "results.json"))
     fitting = trainer(accelerator="gpu", devices=1, precision=precision, max_epochs=2, callbacks=[evaluator])
     before = state(method)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import suited_digits, tiny
 from test_contract import having, trainer
 
 from zoo.capabilities import Scores
@@ -12,16 +12,19 @@ from zoo.data import Digits
 @pytest.mark.slow
 @pytest.mark.parametrize("name", having(Scores))
 def test_the_score_of_unseen_digits_improves(name):
-    data = Digits()
-    data.setup()
     method = tiny(name)
+    data = suited_digits(method)
     x = data.split("test").x
     torch.manual_seed(0)
     before = method.log_prob(x, 10).mean().item()
     trainer(max_epochs=60).fit(method, datamodule=data)
     torch.manual_seed(0)
     after = method.log_prob(x, 10).mean().item()
-    independent = torch.distributions.Bernoulli(probs=data.mean_image().clamp(1e-3, 0.999))
+    if data.pixels == "binary":
+        independent = torch.distributions.Bernoulli(probs=data.mean_image().clamp(1e-3, 0.999))
+    else:
+        seen = data.split("train").x
+        independent = torch.distributions.Normal(seen.mean(0), seen.std(0))
     baseline = independent.log_prob(x).flatten(1).sum(1).mean().item()
     assert before < baseline + 3
     assert after > baseline + 1

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 METHODS: dict[str, str] = {
     "IWAE": "zoo.variational.iwae",
+    "PCA": "zoo.autoencoders.pca",
     "VAE": "zoo.variational.vae",
 }
 """Class name of every method, and the module it is imported from when it is first used."""

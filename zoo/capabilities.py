@@ -4,13 +4,15 @@ Listeners (`evaluation.py`, `callbacks.py`) ask `isinstance(method, Capability)`
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import ClassVar, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.distributions import Distribution
 
-from zoo.shapes import Codes, Images, Labels, LogProbs, PerImage, PerSample, Scalar
+from zoo.shapes import Codes, Images, Labels, LogProbs, PerImage, PerSample
 
 
 class Side(Enum):
@@ -37,6 +39,34 @@ class Weights(NamedTuple):
         return self.log_likelihood + self.log_ratio
 
 
+class Explanation(NamedTuple):
+    """A latent-variable model's account of B images."""
+
+    prior: Distribution
+    """p(z), event [D]."""
+    posterior: Distribution
+    """q(z|x), batch [B], event [D]."""
+    log_likelihood: Callable[[Tensor], Tensor]
+    """Latents [K, B, D] to log p(x|z) in nats, [K, B]; differentiable in z."""
+
+
+class Partition(NamedTuple):
+    """A normalising constant and how far it can be trusted."""
+
+    log_z: float
+    """log Z in nats."""
+    error: float
+    """Standard error of `log_z`; 0 where it is exact."""
+    low: float
+    """log of the estimate of Z less three standard errors; -inf where that is not positive."""
+    high: float
+    """log of the estimate of Z plus three standard errors."""
+    ess: float
+    """Effective sample size of the chains, between 1 and their number; infinite where the value is exact."""
+    num_steps: int
+    """Intermediate distributions; 0 where the value is exact."""
+
+
 class Samples(ABC):
     """Draws images."""
 
@@ -51,6 +81,14 @@ class Walks(Samples):
     @abstractmethod
     def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
         """Yield the states [n, C, H, W] of n chains, first to last."""
+
+
+class Emits(Walks):
+    """Walks through distributions whose means are its images: what a conservative likelihood listens to."""
+
+    @abstractmethod
+    def emit(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Distribution]:
+        """Yield p(x|state) of n chains, first to last: batch [n], event [C, H, W]."""
 
 
 class Conditions(ABC):
@@ -79,6 +117,14 @@ class Weighs(Scores):
         """Weights [K, B] of `num_samples` latents per image drawn from the posterior approximation."""
 
 
+class Explains(Weighs):
+    """Explains images by latents whose prior, posterior and likelihood can be evaluated anywhere."""
+
+    @abstractmethod
+    def explain(self, x: Images) -> Explanation:
+        """Prior, approximate posterior and likelihood of the latents of images [B, C, H, W]."""
+
+
 class Energies(ABC):
     """Gives images an energy."""
 
@@ -91,8 +137,8 @@ class Normalises(Energies):
     """Estimates its own normalising constant."""
 
     @abstractmethod
-    def log_partition(self, num_chains: int, num_steps: int) -> tuple[Scalar, Scalar]:
-        """The value of log Z in nats and its standard error."""
+    def log_partition(self, num_chains: int, num_steps: int) -> Partition:
+        """The value of log Z: by enumeration where that is possible, else by annealed importance sampling."""
 
 
 class Encodes(ABC):
@@ -124,7 +170,7 @@ class Reconstructs(ABC):
 
     @abstractmethod
     def reconstruct(self, x: Images) -> Images:
-        """Mean images [B, C, H, W] in [0, 1]; deterministic."""
+        """Mean images [B, C, H, W], deterministic; those of a linear decoder may leave [0, 1]."""
 
 
 class Repairs(ABC):

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from zoo.errors import require
+from zoo.errors import UsageError, require
 from zoo.method import Batch, PixelKind
 from zoo.preparation import DigitsSource, FolderSource, HubSource, Source, prepared
 
@@ -82,7 +82,8 @@ class ImageData(LightningDataModule, ABC):
         pad: Zero pixels added on each side.
         subset: Keep only the first images of the training split.
         num_validation: Images taken from the end of the training split for validation; by default 10,000 of
-            60,000 or more, else a tenth.
+            60,000 or more, else a tenth; 0 trains on all of them, for methods that choose nothing by
+            validation.
         batch_size: Training images per step and process.
         draw_seed: Seed of everything that is drawn once: binarised or dithered test images, held-out rows.
 
@@ -108,8 +109,8 @@ class ImageData(LightningDataModule, ABC):
         require(pad >= 0, f"pad must not be negative, got {pad}")
         require(subset is None or subset >= 1, f"subset must be at least 1, got {subset}")
         require(
-            num_validation is None or num_validation >= 1,
-            f"num_validation must be at least 1, got {num_validation}",
+            num_validation is None or num_validation >= 0,
+            f"num_validation must not be negative, got {num_validation}",
         )
         require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
         require(draw_seed >= 0, f"draw_seed must not be negative, got {draw_seed}")
@@ -117,6 +118,7 @@ class ImageData(LightningDataModule, ABC):
         self.subset, self.num_validation = subset, num_validation
         self.batch_size, self.draw_seed = batch_size, draw_seed
         self._splits: dict[str, Pixels] = {}
+        self._originals: dict[str, Tensor] = {}
         self._held_out = ""
         self._shuffle_seed: int | None = None
 
@@ -154,8 +156,9 @@ class ImageData(LightningDataModule, ABC):
         return f"{self.source.name} {shape} {sizes}{self._held_out}, {treatment}"
 
     def prepare_data(self) -> None:
-        """Convert the source once; later calls find the cache."""
-        prepared(self.source)
+        """Convert the source once; later calls find the cache, or what `setup` read of it."""
+        if not self._splits:
+            prepared(self.source)
 
     def setup(self, stage: str | None = None) -> None:
         """Load the cache, split it, and draw what is drawn once."""
@@ -174,7 +177,7 @@ class ImageData(LightningDataModule, ABC):
             self._held_out = f" (seeded hold-out, seed {self.draw_seed})"
             n = cut
         default = LARGE_SET_VALIDATION if n >= LARGE_SET else max(1, n // SMALL_SET_FRACTION)
-        held = self.num_validation or default
+        held = default if self.num_validation is None else self.num_validation
         require(
             held < n,
             f"num_validation must be below the {n} training images of {self.source.name}, got {held}",
@@ -185,6 +188,32 @@ class ImageData(LightningDataModule, ABC):
             "val": self._treat(x[n - held :], y[n - held :], "val"),
             "test": self._treat(test_x, test_y, "test"),
         }
+        self._originals = {"train": x[:last], "val": x[n - held :], "test": test_x}
+
+    def originals(self, split: Split) -> Tensor:
+        """A split's images before binarisation or dithering, uint8 [N, C, H, W]."""
+        self.setup()
+        return self._originals[split]
+
+    def recipe(self) -> dict[str, Any]:
+        """Class name and arguments: `from_recipe` makes the same data module of it."""
+        arguments = self.source_arguments() | {
+            name: getattr(self, name)
+            for name in (
+                "binarize",
+                "dequantize",
+                "pad",
+                "subset",
+                "num_validation",
+                "batch_size",
+                "draw_seed",
+            )
+        }
+        return {"class": type(self).__name__, "init_args": arguments}
+
+    def source_arguments(self) -> dict[str, Any]:
+        """The arguments of the class beyond `ImageData`'s."""
+        return {}
 
     def _treat(self, x: Tensor, y: Tensor, split: Split) -> Pixels:
         """Draw what is drawn once; bytes that are re-drawn at every visit stay bytes."""
@@ -208,7 +237,7 @@ class ImageData(LightningDataModule, ABC):
         self.setup()
         x = self._splits["train"].x
         total = torch.stack([part.sum(0, dtype=torch.float64) for part in x.split(4096)]).sum(0)
-        scale = 255.0 if self._bytes("train") else 1.0
+        scale = 255.0 if self._grey("train") else 1.0
         return (total / (len(x) * scale)).float()
 
     def test_hash(self) -> str:
@@ -217,7 +246,7 @@ class ImageData(LightningDataModule, ABC):
         x = self._splits["test"].x.cpu().contiguous()
         return hashlib.sha256(str(tuple(x.shape)).encode() + x.numpy().tobytes()).hexdigest()
 
-    def _bytes(self, split: str) -> bool:
+    def _grey(self, split: str) -> bool:
         return self.binarize == "none" or (self.binarize == "dynamic" and split == "train")
 
     def batch(self, rows: Rows) -> Batch:
@@ -254,9 +283,9 @@ class ImageData(LightningDataModule, ABC):
         """Shuffled rows; the order is a function of the seed of the run and the epoch."""
         return self._loader("train", self.batch_size)
 
-    def val_dataloader(self) -> DataLoader:
-        """Rows in order."""
-        return self._loader("val", EVAL_BATCH)
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Rows in order; no loader where `num_validation` is 0."""
+        return [] if self.num_validation == 0 else self._loader("val", EVAL_BATCH)
 
     def test_dataloader(self) -> DataLoader:
         """Rows in order."""
@@ -295,7 +324,7 @@ def _as_is(rows: Any) -> Rows:
 
 
 def _thousands(n: int) -> str:
-    return f"{n // 1000}k" if n % 1000 == 0 else str(n)
+    return f"{n // 1000}k" if n and n % 1000 == 0 else str(n)
 
 
 class Digits(ImageData):
@@ -349,6 +378,15 @@ class HubImages(ImageData):
     def source(self) -> Source:
         return self._source
 
+    def source_arguments(self) -> dict[str, Any]:
+        source = self._source
+        return {
+            "repo_id": source.repo_id,
+            "size": source.size,
+            "grey": source.grey,
+            "revision": source.revision,
+        }
+
 
 class ImageFolder(ImageData):
     """A folder of pictures of any size; subfolders, where there are any, are labels.
@@ -368,6 +406,31 @@ class ImageFolder(ImageData):
     @property
     def source(self) -> Source:
         return self._source
+
+    def source_arguments(self) -> dict[str, Any]:
+        return {"path": self._source.path, "size": self._source.size, "grey": self._source.grey}
+
+
+DATA: dict[str, Any] = {
+    module.__name__: module for module in (Digits, MNIST, FashionMNIST, HubImages, ImageFolder)
+}
+
+
+def from_recipe(recipe: Any) -> ImageData:
+    """The data module of a recipe: a class name of `DATA` with its arguments; nothing else is imported.
+
+    Raises:
+        UsageError: If the class is unknown or the arguments do not fit.
+    """
+    try:
+        name, arguments = recipe["class"], dict(recipe["init_args"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise UsageError(f"data must have class and init_args, got {recipe!r}") from error
+    require(name in DATA, f"data class must be one of {', '.join(sorted(DATA))}, got {name!r}")
+    try:
+        return DATA[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
+    except TypeError as error:
+        raise UsageError(f"init_args of {name} do not fit: {error}") from error
 
 
 def _sides(size: int | Sequence[int]) -> tuple[int, int]:

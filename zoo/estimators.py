@@ -1,11 +1,12 @@
 """Weights into estimates, once each. All logarithms are natural, all results in nats."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
 from zoo.capabilities import Weights
 from zoo.errors import require
@@ -17,6 +18,8 @@ PIXELS_ON_DEVICE = 2**27
 """Pixels decoded at once on an accelerator."""
 IMAGES_AT_ONCE = 50
 """Images per slice on a CPU: the encoder runs once per chunk of samples, so few images and many samples."""
+PAIRS_AT_ONCE = 2**20
+"""Pairs of a value and a distribution whose log-probabilities are held at once: 8 MiB an array."""
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
@@ -127,3 +130,72 @@ def bits_per_dim(nats: float, dims: int, bytes_scaled: bool = False) -> float:
         bytes_scaled: The density is over dequantised bytes scaled to [0, 1]: 8 bits are added back.
     """
     return nats / (math.log(2) * dims) + (8.0 if bytes_scaled else 0.0)
+
+
+def pairwise_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
+    """The value of log p_j(x_i) of every x under every member of a batch of p, [N, M], float64.
+
+    Independent Gaussian and Bernoulli variables cost a matrix product; others are broadcast, in chunks.
+
+    Args:
+        distribution: p, batch [M].
+        values: x, [N, *event].
+    """
+    x = values.flatten(1).double()
+    base = distribution.base_dist if isinstance(distribution, Independent) else None
+    if isinstance(base, Normal):
+        mean, precision = base.loc.flatten(1).double(), base.scale.flatten(1).double().square().reciprocal()
+        squares = x.square() @ precision.T - 2 * x @ (precision * mean).T + (precision * mean.square()).sum(1)
+        log_scale = 0.5 * (precision.log() - math.log(2 * math.pi)).sum(1)
+        return log_scale - 0.5 * squares.clamp(min=0)
+    if isinstance(base, Bernoulli):
+        logits = base.logits.flatten(1).double()
+        return x @ logits.T - torch.nn.functional.softplus(logits).sum(1)
+    rows = max(1, PAIRS_AT_ONCE // (distribution.batch_shape[0] * x.shape[1]))
+    return torch.cat([distribution.log_prob(part.unsqueeze(1)).double() for part in values.split(rows)])
+
+
+class Conservative(NamedTuple):
+    """What the states of a model's own Markov chains say of B images."""
+
+    log_prob: Tensor
+    """log (1/S) sum_s p(x|s) in nats, [B], float64; below log p(x) in expectation where the chains mix."""
+    ess: Tensor
+    """Effective number of states (sum p)^2 / sum p^2, [B], float64, 1 to S; NaN where every p(x|s) is 0."""
+    num_states: int
+    """S, over all chains and steps."""
+
+
+@torch.no_grad()
+def csl(emissions: Iterable[Distribution], x: Images) -> Conservative:
+    """The conservative sampling-based log-likelihood, in memory that does not grow with the chains' length.
+
+    Bengio, Yao and Cho, "Bounding the test log-likelihood of generative models", 2013, arXiv:1311.6184,
+    equation 4. The chains must not start from the images that are scored.
+
+    Args:
+        emissions: p(x|state) of n chains, batch [n], event [C, H, W], step by step as `Emits.emit` yields
+            them, without the steps in which the chains forget their start.
+        x: Images [B, C, H, W].
+
+    Raises:
+        UsageError: If there is no emission, its shape is not that of the images, or a result is NaN.
+    """
+    mass = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    mass_of_squares = mass.clone()
+    num_states = 0
+    for emission in emissions:
+        batch, event = tuple(emission.batch_shape), tuple(emission.event_shape)
+        suits = len(batch) == 1 and event == tuple(x.shape[1:])
+        require(suits, f"emissions must be a batch of images {tuple(x.shape[1:])}, got {batch} of {event}")
+        rows = max(1, PAIRS_AT_ONCE // max(batch[0], x[0].numel()))
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            log_p = pairwise_log_prob(emission, x[part])
+            mass[part] = torch.logaddexp(mass[part], log_p.logsumexp(1))
+            mass_of_squares[part] = torch.logaddexp(mass_of_squares[part], (2 * log_p).logsumexp(1))
+        num_states += batch[0]
+    require(num_states > 0, "emissions must hold at least one state, got 0")
+    bad = int(mass.isnan().sum())
+    require(bad == 0, f"log-probabilities of emissions must not be NaN, got NaN for {bad} of {len(x)} images")
+    return Conservative(mass - math.log(num_states), (2 * mass - mass_of_squares).exp(), num_states)

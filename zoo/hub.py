@@ -24,12 +24,13 @@ FORMAT = 1
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
-def save_pretrained(method: Method, folder: str | Path) -> Path:
+def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | None = None) -> Path:
     """Write `config.json` and `model.safetensors`, whole or not at all.
 
     Args:
         method: Any method of `zoo.METHODS`.
         folder: Where to; made if needed. Files of the same names are replaced.
+        data: The recipe of the data it was trained on (`ImageData.recipe`), on which `zoo score` scores it.
     """
     name = type(method).__name__
     require(name in zoo.METHODS, f"only methods of zoo.METHODS can be saved, got {name}")
@@ -38,6 +39,7 @@ def save_pretrained(method: Method, folder: str | Path) -> Path:
         "format": FORMAT,
         "class": name,
         "init_args": dict(method.hparams_initial),
+        "data": data,
         "versions": {"generative-zoo": zoo.__version__, "torch": torch.__version__},
     }
     write_bytes(folder / WEIGHTS, save(_tensors(method)))
@@ -69,6 +71,29 @@ def from_pretrained(path_or_repo: str | Path, revision: str | None = None, devic
     # Tied tensors are stored once: only their first name is expected, and loading it moves the others.
     method.load_state_dict(tensors, strict=len(expected) == len(method.state_dict()))
     return method.to(device).eval()
+
+
+def data_recipe(
+    path_or_repo: str | Path, revision: str | None = None, other: str | None = None
+) -> dict[str, Any]:
+    """The recipe of the data that a saved method was trained on.
+
+    Args:
+        path_or_repo: A saved method.
+        revision: Branch, tag or commit of a Hub repository.
+        other: Name of another class, for the same treatment of other images.
+
+    Raises:
+        UsageError: If there is no such model or it does not name its data.
+    """
+    folder = _folder(path_or_repo, revision)
+    recipe = _config(folder).get("data")
+    if other is not None:
+        arguments = recipe["init_args"] if isinstance(recipe, dict) else {}
+        return {"class": other, "init_args": arguments}
+    if recipe is None:
+        raise UsageError(f"{folder / CONFIG} does not name its data: give --data CLASS")
+    return recipe
 
 
 def weights_sha256(method: Method) -> str:

@@ -70,6 +70,11 @@ class Method(LightningModule, ABC):
         return ("binary", "real", "deq")
 
     @property
+    def needs_validation(self) -> bool:
+        """Whether what is kept is chosen on validation images."""
+        return self.monitor is not None
+
+    @property
     def epochs_done(self) -> float:
         """Passes over the training set so far, fractions included; 0 without a trainer.
 
@@ -104,6 +109,10 @@ class Method(LightningModule, ABC):
             data.pixels in self.accepts,
             f"{name} needs {' or '.join(self.accepts)} pixels, the data are {data.pixels}: "
             "set data.binarize or data.dequantize, or the model's likelihood",
+        )
+        require(
+            data.num_validation != 0 or not self.needs_validation,
+            f"{name} chooses by validation: data.num_validation must be at least 1, got 0",
         )
 
     def on_fit_start(self) -> None:
@@ -257,30 +266,52 @@ class Game(Method):
 
 
 class ClosedForm(Method):
-    """Learns in one pass: absorbs sufficient statistics, then solves.
+    """Learns by passes over the data: absorbs sufficient statistics, solves at the end of each pass.
 
-    What is absorbed lives in buffers, what is solved for in parameters (distributed training asks for some).
-    On several processes the statistics are summed; the sampler repeats at most one row per process.
+    What is absorbed lives in buffers that are zero at the start of a pass, what is solved for in parameters
+    (distributed training asks for some that have gradients). On several processes the statistics are summed;
+    the sampler repeats at most one row per process.
     """
 
     def __init__(self, image_shape: Sequence[int]) -> None:
         super().__init__(image_shape)
         self.automatic_optimization = False
 
+    @property
+    def passes(self) -> int | None:
+        """Passes over the training set until the answer is exact; None takes all of the trainer's epochs."""
+        return 1
+
     @abstractmethod
     def statistics(self) -> list[Tensor]:
-        """The buffers that `absorb` adds to; summed over processes before `settle`."""
+        """The buffers that a pass adds to; summed over processes before `settle`."""
 
     @abstractmethod
     def absorb(self, batch: Batch) -> None:
         """Add a batch to the sufficient statistics, in place."""
 
     @abstractmethod
-    def settle(self) -> None:
-        """Solve for the parameters from the statistics of all batches."""
+    def settle(self) -> Terms:
+        """Solve for the parameters from the statistics of all batches; returns what is to be logged, by key.
 
-    def configure_optimizers(self) -> None:
+        Lightning validates before this: `validation_step` may absorb statistics of held-out images.
+        """
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """None: nothing is descended."""
+        return []
+
+    def on_fit_start(self) -> None:
+        """End the fit after the last pass that changes anything."""
+        super().on_fit_start()
+        if self.passes is not None:
+            self.trainer.fit_loop.max_epochs = self.passes
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last pass, and what a sanity check absorbed."""
+        super().on_train_epoch_start()
+        for statistic in self.statistics():
+            statistic.zero_()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Absorb a batch."""
@@ -291,10 +322,13 @@ class ClosedForm(Method):
         """Nothing: the evaluator scores what was solved."""
 
     def on_train_epoch_end(self) -> None:
-        """Sum the statistics over processes, solve, and end the fit: one pass is all there is."""
+        """Sum the statistics over processes and solve."""
         super().on_train_epoch_end()
         with torch.no_grad():
             for statistic in self.statistics():
                 statistic.copy_(self.trainer.strategy.reduce(statistic, reduce_op="sum"))
-            self.settle()
-        self.trainer.should_stop = True
+            self.log_dict(self.settle(), sync_dist=True)
+        # For Lightning a pass is one optimizer step: it saves no checkpoint before the first.
+        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        steps.increment_ready()
+        steps.increment_completed()

@@ -1,12 +1,247 @@
-"""Torchmetrics that keep one value per image; exact under any number of processes."""
+"""Distances between sets of images, as functions of features and as torchmetrics for one's own loop.
+
+Every function returns an `Estimate`: the value and its standard error, over the draw of both sets unless it
+says otherwise. Features are [N, d]; all arithmetic is float64.
+"""
 
 import math
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from zoo.estimators import active_units
+from zoo.errors import require
+from zoo.features import Extractor, Features
+from zoo.shapes import Codes, Images, LogProbs
+
+BLOCKS = 20
+"""Blocks of the delete-one-block jackknife behind the standard error of FID."""
+SPLITS = 10
+ROWS_AT_ONCE = 500
+"""Rows of a matrix of distances or kernels that are held at once."""
+PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
+Z_95 = 1.959964
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error, in the value's unit."""
+
+    value: float
+    error: float
+
+
+class Moments(NamedTuple):
+    """Mean [d] and covariance [d, d] of features, float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def mean_and_error(values: Tensor) -> Estimate:
+    """Mean of values [N] and the standard error of that mean; the error of a single value is infinite."""
+    n = len(values)
+    values = values.double()
+    return Estimate(float(values.mean()), float(values.std()) / math.sqrt(n) if n > 1 else math.inf)
+
+
+def share(hits: Tensor) -> Estimate:
+    """Share of hits [N] and its binomial standard error."""
+    p = float(hits.double().mean())
+    return Estimate(p, math.sqrt(p * (1 - p) / len(hits)))
+
+
+def wilson(p: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share p of n (Wilson 1927); sensible at 0 and 1."""
+    z2 = Z_95**2 / n
+    centre, half = p + z2 / 2, math.sqrt(max(0.0, z2 * (p * (1 - p) + z2 / 4)))
+    return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
+
+
+def moments(features: Codes) -> Moments:
+    """Mean and unbiased covariance.
+
+    Raises:
+        UsageError: If there are not more rows than columns: the covariance would be singular.
+    """
+    n, d = features.shape
+    require(n > max(d, 2), f"FID needs more images than the {d} features, and at least 3, got {n}")
+    f = features.double()
+    mean = f.mean(0)
+    centred = f - mean
+    return Moments(mean, centred.T @ centred / (n - 1))
+
+
+def frechet(one: Moments, two: Moments) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) of two Gaussians (Heusel et al. 2017, equation 6).
+
+    The trace of the root is that of the symmetric C1^1/2 C2 C1^1/2, its eigenvalues clamped at 0.
+    """
+    return _frechet(one, two, root(one.covariance))
+
+
+def root(covariance: Tensor) -> Tensor:
+    """Symmetric square root of a positive semi-definite matrix."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def _frechet(one: Moments, two: Moments, root_of_one: Tensor) -> float:
+    inner = root_of_one @ two.covariance @ root_of_one
+    trace = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp(min=0).sqrt().sum()
+    distance = (one.mean - two.mean).square().sum()
+    return float(distance + one.covariance.trace() + two.covariance.trace() - 2 * trace)
+
+
+def fid(real: Codes, fake: Codes) -> Estimate:
+    """Frechet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017).
+
+    Biased upwards by about 1/N: compare equal N only. Standard error by jackknife over blocks of both sets.
+
+    Raises:
+        UsageError: If a set has no more rows than columns.
+    """
+    both = moments(real), moments(fake)
+    value = frechet(*both)
+    variance = 0.0
+    for features, fixed in ((fake, both[0]), (real, both[1])):
+        half = root(fixed.covariance)
+        parts = [_frechet(fixed, m, half) for m in _without_each_block(features)]
+        variance += (len(parts) - 1) * float(torch.tensor(parts, dtype=torch.float64).var(correction=0))
+    return Estimate(value, math.sqrt(variance))
+
+
+def _without_each_block(features: Codes) -> list[Moments]:
+    """Moments of all rows but one block's, from sums about a common centre."""
+    f = features.double() - features.double().mean(0)
+    blocks = f.tensor_split(min(BLOCKS, len(f)))
+    sums, squares = zip(*((b.sum(0), b.T @ b) for b in blocks), strict=True)
+    total, total_squares = sum(sums), sum(squares)
+    parts = []
+    for block, s, q in zip(blocks, sums, squares, strict=True):
+        n = len(f) - len(block)
+        mean = (total - s) / n
+        covariance = (total_squares - q - n * torch.outer(mean, mean)) / (n - 1)
+        parts.append(Moments(mean + features.double().mean(0), covariance))
+    return parts
+
+
+def kid(real: Codes, fake: Codes) -> Estimate:
+    """Unbiased squared MMD with the kernel (f.f'/d + 1)^3 (Binkowski et al. 2018); may be negative.
+
+    All pairs are used, where the paper averages subsets of 1,000: the same expectation, less noise. Standard
+    error by leave-one-out jackknife over both sets: where both come from one distribution it is a factor of
+    sqrt(2) too large, elsewhere right.
+
+    Raises:
+        UsageError: If a set has fewer than 3 rows.
+    """
+    m, n = len(real), len(fake)
+    require(min(m, n) >= 3, f"KID needs at least 3 images on each side, got {m} and {n}")
+    x, y = real.double(), fake.double()
+    xx, yy = _kernel_sums(x, x)[0] - _diagonal(x), _kernel_sums(y, y)[0] - _diagonal(y)
+    xy, yx = _kernel_sums(x, y)
+    a, b, c = xx.sum() / (m * (m - 1)), yy.sum() / (n * (n - 1)), xy.sum() / (m * n)
+    without_x = (xx.sum() - 2 * xx) / ((m - 1) * (m - 2)) + b - 2 * (xy.sum() - xy) / ((m - 1) * n)
+    without_y = (yy.sum() - 2 * yy) / ((n - 1) * (n - 2)) + a - 2 * (yx.sum() - yx) / (m * (n - 1))
+    variance = (m - 1) * without_x.var(correction=0) + (n - 1) * without_y.var(correction=0)
+    return Estimate(float(a + b - 2 * c), math.sqrt(float(variance)))
+
+
+def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column sums of the kernel matrix of x [M, d] and y [N, d]."""
+    rows, columns = [], torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    for part in x.split(ROWS_AT_ONCE):
+        kernel = (part @ y.T / x.shape[1] + 1) ** 3
+        rows.append(kernel.sum(1))
+        columns += kernel.sum(0)
+    return torch.cat(rows), columns
+
+
+def _diagonal(x: Tensor) -> Tensor:
+    return (x.square().sum(1) / x.shape[1] + 1) ** 3
+
+
+def inception_score(log_probs: LogProbs, splits: int = SPLITS) -> Estimate:
+    """Exp E KL(p(y|x) || p(y)), the mean over splits of the set (Salimans et al. 2016).
+
+    Between 1 and the number of classes. The error is the splits' standard deviation over the root of their
+    number; the paper prints the deviation itself.
+
+    Raises:
+        UsageError: If a split would be empty.
+    """
+    n = len(log_probs)
+    require(n >= splits >= 1, f"the inception score needs at least {splits} images, got {n}")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(log_probs.device)
+    scores = []
+    for part in log_probs.double()[order].tensor_split(splits):
+        marginal = part.logsumexp(0) - math.log(len(part))
+        divergence = torch.where(part.isinf(), 0.0, part.exp() * (part - marginal)).sum(1)  # 0 log 0 = 0
+        scores.append(float(divergence.mean().exp()))
+    values = torch.tensor(scores, dtype=torch.float64)
+    return Estimate(float(values.mean()), float(values.std(correction=0)) / math.sqrt(splits))
+
+
+class Neighbourhoods(NamedTuple):
+    """What the nearest-neighbour balls of two sets say of each other.
+
+    The errors count the images that are looked up, given the other set's balls.
+    """
+
+    precision: Estimate
+    """Share of fakes inside the ball of some real image (Kynkaanniemi et al. 2019, k = 3)."""
+    recall: Estimate
+    """Share of real images inside the ball of some fake."""
+    density: Estimate
+    """Mean over fakes of the number of real balls around them, over k (Naeem et al. 2020, k = 5)."""
+    coverage: Estimate
+    """Share of real images whose ball holds a fake."""
+
+
+def neighbourhoods(real: Codes, fake: Codes) -> Neighbourhoods:
+    """Improved precision and recall, density and coverage; balls are closed and reach the k-th neighbour.
+
+    Raises:
+        UsageError: If a set has no more than 5 rows.
+    """
+    k, wide = PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS
+    fewest = min(len(real), len(fake))
+    require(fewest > wide, f"neighbourhoods need more than {wide} images on each side, got {fewest}")
+    x, y = real.double(), fake.double()
+    centre = x.mean(0)
+    x, y = x - centre, y - centre
+    radii, fake_radii = _radii(x, wide), _radii(y, k)
+    near, wide_radius = radii[:, k - 1], radii[:, wide - 1]
+    inside = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    counts = torch.zeros(len(y), dtype=torch.float64, device=y.device)
+    recalled, covered = [], []
+    for rows in torch.arange(len(x), device=x.device).split(ROWS_AT_ONCE):
+        distance = _squared_distances(x[rows], y)
+        inside |= (distance <= near[rows, None]).any(0)
+        balls = distance <= wide_radius[rows, None]
+        counts += balls.sum(0)
+        covered.append(balls.any(1))
+        recalled.append((distance <= fake_radii[:, k - 1]).any(1))
+    return Neighbourhoods(
+        share(inside), share(torch.cat(recalled)), mean_and_error(counts / wide), share(torch.cat(covered))
+    )
+
+
+def _radii(x: Tensor, k: int) -> Tensor:
+    """Squared distances of every row to its k nearest others, [N, k], ascending."""
+    parts = []
+    for rows in torch.arange(len(x), device=x.device).split(ROWS_AT_ONCE):
+        distance = _squared_distances(x[rows], x)
+        distance[torch.arange(len(rows)), rows] = math.inf
+        parts.append(distance.topk(k, largest=False, sorted=True).values)
+    return torch.cat(parts)
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    squares = x.square().sum(1)[:, None] + y.square().sum(1)
+    return torch.addmm(squares, x, y.T, alpha=-2).clamp_(min=0)
 
 
 class PerImage(Metric):
@@ -28,30 +263,95 @@ class PerImage(Metric):
         return dim_zero_cat(self.values)
 
 
-def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """Mean of values [N] and the standard error of that mean; the error of a single value is infinite."""
-    n = len(values)
-    return float(values.mean()), float(values.std()) / math.sqrt(n) if n > 1 else math.inf
+class SampleMetric(Metric):
+    """Compares two sets of images by their features; exact under any number of processes.
 
-
-class ActiveUnits(Metric):
-    """Latent units whose posterior mean varies over the data (Burda et al. 2016, section 5.2).
-
-    `compute()` gives the number of active units and the variance of every unit's posterior mean, [D].
+    Args:
+        extractor: The feature network (`zoo.features.extractor`); it is not part of the metric's state.
     """
 
     full_state_update = False
-    means: list[Tensor]
+    real: list[Tensor]
+    fake: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, extractor: Extractor) -> None:
         super().__init__()
-        self.add_state("means", default=[], dist_reduce_fx="cat")
+        self._held = (extractor,)  # a tuple: as a submodule, its weights would enter every checkpoint
+        self.add_state("real", default=[], dist_reduce_fx="cat")
+        self.add_state("fake", default=[], dist_reduce_fx="cat")
 
-    def update(self, means: Tensor) -> None:
-        """Add a batch of posterior means [B, D]."""
-        self.means.append(means.double())
+    def update(self, images: Images, real: bool = False) -> None:
+        """Add images [B, C, H, W] in [0, 1] to the real ones or to the fakes.
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """The count, zero-dimensional, and the variances [D]."""
-        means = dim_zero_cat(self.means)
-        return active_units(means).sum(), means.var(0)
+        Raises:
+            UsageError: If the images are not finite, leave [0, 1] or have the wrong shape.
+        """
+        features = self.extractor.to(images.device).extract(images)
+        (self.real if real else self.fake).append(self._kept(features))
+
+    @property
+    def extractor(self) -> Extractor:
+        """The feature network."""
+        return self._held[0]
+
+    def _kept(self, features: Features) -> Tensor:
+        return features.activations
+
+    @property
+    def _width(self) -> int:
+        return self.extractor.num_features
+
+    def _sync_dist(self, *arguments: Any, **options: Any) -> None:
+        for rows in (self.real, self.fake):
+            if not rows:  # a process without images joins the gathering with none of the right width
+                rows.append(torch.empty(0, self._width, device=self.device))
+        super()._sync_dist(*arguments, **options)
+
+    def _sets(self) -> tuple[Tensor, Tensor]:
+        for name, rows in (("real", self.real), ("fake", self.fake)):
+            require(len(rows) > 0, f"{type(self).__name__} needs {name} images, got none")
+        return dim_zero_cat(self.real), dim_zero_cat(self.fake)
+
+
+class FrechetDistance(SampleMetric):
+    """FID: see `fid`."""
+
+    def compute(self) -> Estimate:
+        """Value and standard error."""
+        return fid(*self._sets())
+
+
+class KernelDistance(SampleMetric):
+    """KID: see `kid`."""
+
+    def compute(self) -> Estimate:
+        """Value and standard error."""
+        return kid(*self._sets())
+
+
+class NeighbourhoodMetrics(SampleMetric):
+    """Improved precision and recall, density and coverage: see `neighbourhoods`."""
+
+    def compute(self) -> Neighbourhoods:
+        """The four."""
+        return neighbourhoods(*self._sets())
+
+
+class InceptionScore(SampleMetric):
+    """IS: see `inception_score`; it needs no real images."""
+
+    def _kept(self, features: Features) -> Tensor:
+        return features.log_probs
+
+    @property
+    def _width(self) -> int:
+        return self.extractor.num_classes
+
+    def compute(self) -> Estimate:
+        """Value and standard error.
+
+        Raises:
+            UsageError: If there are too few fakes.
+        """
+        require(len(self.fake) > 0, "InceptionScore needs fake images, got none")
+        return inception_score(dim_zero_cat(self.fake))

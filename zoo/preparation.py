@@ -11,7 +11,7 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -252,6 +252,29 @@ def prepared(source: Source) -> Arrays:
         arrays = source.read()
         write_bytes(path, save(arrays, metadata={"sha256": _digest(arrays)}))
     return arrays
+
+
+def remembered(name: str, key: Sequence[Any], work: Callable[[], Arrays]) -> Arrays:
+    """The tensors that `work` makes, kept in the cache.
+
+    Args:
+        name: What they are, in a word.
+        key: JSON values of which the tensors are a function.
+        work: Makes them if they are not there.
+    """
+    digest = hashlib.sha256(json.dumps([LAYOUT, name, *key]).encode()).hexdigest()
+    path = cache_root() / "computed" / f"{name}-{digest[:16]}.safetensors"
+    arrays = _read_cache(path)
+    if arrays is None:
+        arrays = {key: tensor.contiguous() for key, tensor in work().items()}
+        write_bytes(path, save(arrays, metadata={"sha256": _digest(arrays)}))
+    return arrays
+
+
+def content_hash(array: Tensor) -> str:
+    """SHA-256 of a tensor's type, shape and bytes."""
+    head = f"{array.dtype} {tuple(array.shape)}".encode()
+    return hashlib.sha256(head + array.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _read_cache(path: Path) -> Arrays | None:

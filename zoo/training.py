@@ -38,7 +38,7 @@ LAST, BEST, CONFIG = "last.ckpt", "best.ckpt", "config.yaml"
 
 def run(argv: list[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict`."""
-    _quieten()
+    quieten()
     for name in zoo.METHODS:
         zoo.method_class(name)
     # `limit_train_batches: 1` must mean one batch: jsonargparse would try float first and read 100 %.
@@ -79,7 +79,7 @@ def run(argv: list[str]) -> None:
         torch.distributed.destroy_process_group()  # its threads may abort a process that ends without this
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence advice about choices that are made on purpose."""
     for message in (
         ".*does not have many workers.*",
@@ -291,7 +291,7 @@ class ZooCLI(LightningCLI):
             callbacks.append(Predictions())
         if self.subcommand == "fit":
             self._refuse_other_shape(config.get("config") or [])
-            self.datamodule.prepare_data()
+            self.datamodule.setup()
             self.model.refuse_unsuitable(self.datamodule)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             checkpoint = config.get("ckpt_path")
@@ -367,7 +367,7 @@ class ZooCLI(LightningCLI):
         chosen = best if best.is_file() else self.folder / LAST
         trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(chosen), verbose=False)
         if trainer.is_global_zero:
-            model = save_pretrained(self.model, self.folder / "model")
+            model = save_pretrained(self.model, self.folder / "model", self.datamodule.recipe())
             sys.stdout.write(
                 f"\nresults: {self.folder / 'results.json'}\nsamples: {self.folder / 'samples.png'}\n"
                 f"load:    python -c \"import zoo; print(zoo.from_pretrained('{model}').sample(4).shape)\"\n"

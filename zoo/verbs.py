@@ -1,7 +1,9 @@
 """The light verbs: nothing here imports Lightning's trainer before it must."""
 
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from typing import Literal
 
 from zoo.errors import OneLine, UsageError, require
@@ -105,44 +107,155 @@ def data(
         sys.stdout.write(f"first 100 training images: {out}\n")
 
 
-def compare(one: str, two: str) -> None:
-    """Compare two methods image by image: same test images, same number of samples, same streams.
+def score(
+    models: list[str],
+    metrics: list[str] | None = None,
+    data: str | None = None,
+    num_samples: int = 5000,
+    num_images: int = 10_000,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    revision: str | None = None,
+    out: str | None = None,
+) -> None:
+    """Score saved models from their weights alone, and print them side by side.
 
     Args:
-        one: A results.json.
-        two: Another, of the same protocol.
+        models: Folders written by fit (`.../model`), or `owner/name` on the Hub.
+        metrics: Which metrics, such as `fid kid`; by default all but `ais`.
+        data: Class of the data (`MNIST`); by default what the model was trained on.
+        num_samples: K, importance samples per image.
+        num_images: Samples drawn from each model, and images they are held against.
+        seed: Seed of the evaluation's random streams.
+        device: Where to run.
+        revision: Branch, tag or commit on the Hub.
+        out: A folder for one results file per model; by default none is written.
     """
+    import tempfile
+    from pathlib import Path
+
+    import torch
+    from lightning.pytorch import Trainer
+
+    import zoo
+    from zoo.data import from_recipe
+    from zoo.evaluation import Evaluator, console
+    from zoo.hub import data_recipe
+    from zoo.results import side_by_side
+    from zoo.training import quieten
+
+    Evaluator(num_samples, num_images, metrics, seed=seed)  # pyright: ignore[reportArgumentType]
+    quieten()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    found = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for model in models:
+            method = zoo.from_pretrained(model, revision)
+            module = from_recipe(data_recipe(model, revision, data))
+            file = Path(out or scratch) / f"{_heading(model)}.json"
+            evaluator = Evaluator(num_samples, num_images, metrics, seed=seed, out=str(file))  # pyright: ignore
+            trainer = Trainer(
+                accelerator=device,
+                devices=1,
+                logger=False,
+                callbacks=[evaluator],
+                enable_checkpointing=False,
+                enable_progress_bar=sys.stdout.isatty(),
+                enable_model_summary=False,
+                inference_mode=False,
+            )
+            trainer.test(method, datamodule=module, verbose=False)
+            found.append(evaluator.results)
+            _say_whether_it_agrees(found[-1], Path(model))
+            if out:
+                sys.stdout.write(f"results: {file}\n")
+    if len(models) > 1:
+        console().print(side_by_side(found, [_heading(model) for model in models]))
+
+
+def _heading(model: str) -> str:
+    """What to call a model: the run's name for `runs/vae-mnist/version_0/model`, else the folder's."""
+    parts = [part for part in model.split("/") if part]
+    return "-".join(parts[-3:-1]) if parts[-1] == "model" and len(parts) > 2 else parts[-1]
+
+
+def _say_whether_it_agrees(results, folder) -> None:  # noqa: ANN001
+    """Hold a score against the results file that lies with the model, if one does."""
+    from zoo.results import Results
+
+    file = next((f for f in (folder / "results.json", folder.parent / "results.json") if f.is_file()), None)
+    if file is None:
+        return
+    try:
+        recorded = Results.read(file)
+    except UsageError as error:
+        sys.stdout.write(f"not compared with the recorded score: {error}\n")
+        return
+    if recorded.weights_sha256 != results.weights_sha256:
+        sys.stdout.write(f"{file} scores other weights\n")
+        return
+    same, different = results.agreement(recorded)
+    sys.stdout.write(f"{len(same)} numbers agree with {file}, {len(different)} do not\n")
+    for line in different:
+        sys.stdout.write(f"  {line}\n")
+
+
+def compare(results: list[str]) -> None:
+    """Print results files side by side; two of the same images also as a difference, paired image by image.
+
+    Args:
+        results: Files written by fit, test or score (`results.json`).
+    """
+    from zoo.evaluation import console
+    from zoo.results import Results, side_by_side
+
+    require(len(results) > 1, f"compare needs at least two results files, got {len(results)}")
+    read = [Results.read(path) for path in results]
+    names = [result.method for result in read]
+    if len(set(names)) < len(names):
+        names = [os.path.dirname(path) or path for path in results]
+    console().print(side_by_side(read, names))
+    if len(read) == 2:
+        _paired(read, results)
+
+
+def _paired(results: list, paths: list[str]) -> None:
     from rich.table import Table
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from zoo.evaluation import Results, console
+    from zoo.evaluation import console
     from zoo.metrics import mean_and_error
 
-    results = [Results.read(path) for path in (one, two)]
     first, second = results
     require(first.data == second.data, f"both must score the same images, got {first.data} and {second.data}")
     require(first.seed == second.seed, f"both must have one seed, got {first.seed} and {second.seed}")
-    columns = [load_file(os.path.splitext(path)[0] + ".safetensors") for path in (one, two)]
+    columns = []
+    for path in paths:
+        file = os.path.splitext(path)[0] + ".safetensors"
+        try:
+            columns.append(load_file(file))
+        except (OSError, SafetensorError) as error:
+            reason = "missing" if not os.path.isfile(file) else str(error)
+            raise UsageError(f"{path} must have its images' values beside it, {file} is {reason}") from error
     table = Table(
         title=f"{first.data['protocol']}, paired over {len(columns[0]['row'])} images", title_justify="left"
     )
-    for heading in ("metric", first.method, second.method, "second - first", "unit", "protocol"):
-        text = heading in ("metric", "unit", "protocol")
-        table.add_column(heading, justify="left" if text else "right", overflow="fold")
+    for heading in ("metric", "second - first", "unit", "protocol"):
+        table.add_column(heading, justify="right" if heading == "second - first" else "left", overflow="fold")
     for name, number in first.numbers.items():
         other = second.numbers.get(name)
         column = "log_prob" if name.startswith("test/log_prob") else name.removeprefix("test/")
         if other is None or other.protocol != number.protocol or any(column not in part for part in columns):
             continue
         mean, error = mean_and_error(columns[1][column] - columns[0][column])
-        difference = f"{mean:+.2f} ± {error:.2f}"
         protocol = number.protocol.removeprefix(f"{first.data['protocol']}; ")
-        table.add_row(name, str(number), str(other), difference, number.unit, protocol)
-    require(table.row_count > 0, f"no metric has one protocol in both {one} and {two}")
+        table.add_row(name, f"{mean:+.2f} ± {error:.2f}", number.unit, protocol)
+    require(table.row_count > 0, f"no metric has one protocol in both {paths[0]} and {paths[1]}")
     console().print(table)
 
 
-VERBS = {"sample": sample, "list": list_, "data": data, "compare": compare}
+VERBS = {"sample": sample, "score": score, "list": list_, "data": data, "compare": compare}
 
 
 def run(argv: list[str]) -> None:
@@ -159,5 +272,19 @@ def run(argv: list[str]) -> None:
     function = VERBS[argv[0]]
     description = (function.__doc__ or "").split("\n")[0]
     parser = Parser(prog=f"zoo {argv[0]}", description=description, allow_abbrev=False)
-    parser.add_function_arguments(function, as_positional=True)
+    several = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.annotation in (list[str], list[str] | None)
+    }
+    for name, parameter in several.items():
+        needed = parameter.default is inspect.Parameter.empty
+        parser.add_argument(name if needed else f"--{name}", nargs="+", help=_described(function, name))
+    parser.add_function_arguments(function, as_positional=True, skip=set(several))
     function(**vars(parser.parse_args(argv[1:])))
+
+
+def _described(function: Callable, name: str) -> str:
+    """An argument's line in the docstring."""
+    lines = [line.strip() for line in (function.__doc__ or "").splitlines()]
+    return next(line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: "))

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch.distributions import Distribution
 
-from zoo.capabilities import Decodes, Infers, Reconstructs, Samples, Side, Weighs, Weights
+from zoo.capabilities import Decodes, Explains, Explanation, Infers, Reconstructs, Samples, Side, Weights
 from zoo.distributions import PixelHead
 from zoo.errors import require
 from zoo.estimators import importance_bound
@@ -20,7 +20,7 @@ Schedule = Literal["constant", "cosine", "tripling_stages"]
 STAGES = 8
 
 
-class LatentVariable(Descent, Samples, Weighs, Infers, Decodes, Reconstructs):
+class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
     """p(x, z) = p(z) p(x|z) with an amortised posterior q(z|x).
 
     Args:
@@ -82,6 +82,9 @@ class LatentVariable(Descent, Samples, Weighs, Infers, Decodes, Reconstructs):
         q = self.posterior(x)
         z = q.rsample((num_samples,))
         return Weights(self.likelihood(z).log_prob(x), self.prior().log_prob(z) - q.log_prob(z))
+
+    def explain(self, x: Images) -> Explanation:
+        return Explanation(self.prior(), self.posterior(x), lambda z: self.likelihood(z).log_prob(x))
 
     def log_weights(self, x: Images, num_samples: int) -> PerSample:
         """Log-weights log p(x, z) - log q(z|x) of posterior draws, [K, B], in nats."""

@@ -1,0 +1,330 @@
+"""The evaluator: every capability's numbers, its refusals, and that looking changes nothing."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny
+from test_contract import MeanByDescent, same, state, trainer
+from torch import nn
+from torch.distributions import Bernoulli, Independent
+
+from zoo.annealing import BinaryPair, log_partition
+from zoo.capabilities import Clusters, Conditions, Emits, Encodes, Normalises, Samples, Side
+from zoo.data import Digits, ImageFolder, from_recipe
+from zoo.errors import UsageError
+from zoo.evaluation import Evaluator
+from zoo.method import Method
+from zoo.protocol import METRICS, ON_REQUEST, SECTIONS
+from zoo.results import Results
+
+
+class Silent(Method):
+    """Can do nothing at all."""
+
+    paper = "None."
+
+    def __init__(self, image_shape=(1, 8, 8)) -> None:
+        super().__init__(image_shape)
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def configure_optimizers(self):
+        return None
+
+
+class Sampler(Silent, Samples):
+    """Draws what it is told to."""
+
+    def __init__(self, draw) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def sample(self, n, *, generator=None):
+        return self.draw(n)
+
+
+class Everything(Silent, Conditions, Emits, Normalises, Encodes, Clusters):
+    """A random RBM that also clusters by its first pixels: what the listeners listen to, in one."""
+
+    def __init__(self, num_hidden: int = 5) -> None:
+        super().__init__()
+        stream = torch.Generator().manual_seed(0)
+        self.w = 0.1 * torch.randn(64, num_hidden, generator=stream)
+        self.b, self.c = torch.zeros(num_hidden), torch.full((64,), -1.0)
+
+    @property
+    def pair(self) -> BinaryPair:
+        return BinaryPair(self.w, self.b, self.c)
+
+    def sample(self, n, *, generator=None):
+        return list(self.walk(n))[-1]
+
+    def walk(self, n, *, generator=None):
+        for emission in self.emit(n):
+            yield emission.mean
+
+    def emit(self, n, *, generator=None):
+        v = torch.zeros(n, 64)
+        for _ in range(20):
+            h = torch.bernoulli((v @ self.w + self.b).sigmoid())
+            logits = (h @ self.w.T + self.c).view(n, 1, 8, 8)
+            yield Independent(Bernoulli(logits=logits), 3)
+            v = torch.bernoulli(logits.sigmoid()).flatten(1)
+
+    def sample_given(self, y, *, generator=None):
+        return REAL[y]
+
+    def energy(self, x):
+        v = x.flatten(1)
+        return -(v @ self.c + nn.functional.softplus(v @ self.w + self.b).sum(1))
+
+    def log_partition(self, num_chains, num_steps):
+        return log_partition(self.pair, num_chains, min(num_steps, 200))
+
+    def encode(self, x):
+        return (x.flatten(1) @ self.w + self.b).sigmoid()
+
+    def cluster(self, x):
+        return x.flatten(1)[:, 18:22].log_softmax(-1)
+
+
+def _one_of_each_class() -> torch.Tensor:
+    train = Digits(binarize="none").split("train")
+    return torch.stack([train.x[train.y == y][0] for y in range(10)])
+
+
+REAL = torch.zeros(10, 1, 8, 8)
+
+
+def score(method: Method, tmp_path: Path, data=None, **options) -> Results:
+    evaluator = Evaluator(out=str(tmp_path / "results.json"), **{"num_samples": 3} | options)
+    trainer(callbacks=[evaluator]).test(method, datamodule=data or Digits(), verbose=False)
+    assert evaluator.results is not None
+    assert Results.read(tmp_path / "results.json") == evaluator.results
+    return evaluator.results
+
+
+def test_every_metric_has_a_section_and_the_slow_ones_wait_to_be_asked():
+    assert set(SECTIONS) == set(METRICS)
+    assert set(METRICS) - set(Evaluator().metrics) == set(ON_REQUEST) == {"ais"}
+
+
+def test_a_method_that_can_do_nothing_has_no_numbers_and_a_reason_for_each(tmp_path):
+    results = score(Silent(), tmp_path)
+    assert results.numbers == {}
+    assert set(results.skipped) == set(METRICS) - set(ON_REQUEST)
+    assert all("Silent has not that capability" in reason for reason in results.skipped.values())
+    assert results.skipped["fid"].startswith("needs Samples: ")
+
+
+def test_every_other_capability_is_heard(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "REAL", _one_of_each_class())
+    method = Everything()
+    results = score(method, tmp_path)
+    value = {name.removeprefix("test/"): number.value for name, number in results.numbers.items()}
+    x = Digits().split("test").x
+    exact = -method.energy(x).double() - log_partition(method.pair, 1, 1).log_z
+    assert value["log_prob"] == pytest.approx(exact.mean().item(), abs=1e-5)
+    assert results.numbers["test/log_prob"].side is Side.EXACT
+    assert results.numbers["test/bits_per_dim"].side is Side.EXACT
+    assert value["conditional_accuracy"] == pytest.approx(1.0)
+    assert results.numbers["test/conditional_accuracy"].interval[0] < 1
+    assert value["csl"] < value["log_prob"] + 0.1
+    assert results.numbers["test/csl"].side is Side.LOWER
+    assert "2000 states of 100 chains" in results.numbers["test/csl"].protocol
+    assert value["used_clusters"] <= 4
+    assert "own clusters" in results.numbers["test/nmi"].protocol
+    assert 0.1 < value["probe_accuracy"] < 1
+    assert results.skipped.keys() == {"active_units", "reconstruction", "aggregate", "outliers", "log_prob"}
+
+
+def test_an_annealed_partition_says_so_and_adds_its_error(tmp_path):
+    method = Everything(num_hidden=25)
+    results = score(method, tmp_path, metrics=["partition"])
+    log_prob, log_z = results.numbers["test/log_prob_optimistic"], results.numbers["test/log_partition"]
+    assert log_prob.side is Side.OPTIMISTIC
+    assert "AIS, 100 chains" in log_prob.protocol
+    assert log_prob.error > log_z.error > 0
+    assert results.numbers["test/partition_ess"].value > 50
+
+
+def test_a_partition_that_cannot_be_trusted_is_refused(tmp_path):
+    method = Everything(num_hidden=25)
+    method.w = method.w * 60
+    method.log_partition = lambda chains, steps: log_partition(method.pair, chains, 5)
+    results = score(method, tmp_path, metrics=["partition"])
+    assert results.numbers == {}
+    assert "the effective number of chains must be at least 5" in results.skipped["partition"]
+
+
+BAD = {
+    "NaN": (lambda n: torch.full((n, 1, 8, 8), math.nan), "images must be finite, got 6400 values"),
+    "above 1": (lambda n: torch.full((n, 1, 8, 8), 1.5), r"images must lie in [0, 1], got 1.5 to 1.5"),
+    "below 0": (lambda n: torch.rand(n, 1, 8, 8) - 0.1, r"images must lie in [0, 1], got -0.1 to 0.9"),
+    "channels": (
+        lambda n: torch.rand(n, 3, 8, 8),
+        "samples must have shape (100, 1, 8, 8), got (100, 3, 8, 8)",
+    ),
+    "too few": (
+        lambda n: torch.rand(n - 1, 1, 8, 8),
+        "samples must have shape (100, 1, 8, 8), got (99, 1, 8, 8)",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_samples_are_skipped_with_one_line(bad, tmp_path):
+    draw, line = BAD[bad]
+    results = score(Sampler(draw), tmp_path)
+    assert results.numbers == {}
+    for name in ("fid", "kid", "inception_score", "neighbourhoods", "classes", "parzen"):
+        assert results.skipped[name].startswith(line), results.skipped[name]
+        assert "\n" not in results.skipped[name]
+
+
+def test_identical_samples_have_defined_values(tmp_path):
+    results = score(Sampler(lambda n: torch.full((n, 1, 8, 8), 0.5)), tmp_path)
+    value = {name.removeprefix("test/"): number.value for name, number in results.numbers.items()}
+    assert value["fid"] > 10 * results.floors["train"]["test/fid"].value
+    assert value["inception_score"] == pytest.approx(1.0)
+    assert value["recall"] == 0
+    assert value["coverage"] <= 0.05
+    assert value["class_distance"] == pytest.approx(0.9)
+
+
+def test_too_few_images_are_skipped_and_smaller_sets_say_their_size(tmp_path):
+    few = score(Sampler(lambda n: torch.rand(n, 1, 8, 8)), tmp_path, num_images=100)
+    assert few.skipped["fid"] == "FID needs more images than the 128 features, got 100"
+    assert "100 samples against 100 test images" in few.numbers["test/kid"].protocol
+    two = score(Sampler(lambda n: torch.rand(n, 1, 8, 8)), tmp_path, num_images=2)
+    assert two.skipped["kid"] == "KID needs at least 3 images on each side, got 2 and 2"
+    assert two.skipped["neighbourhoods"].startswith("neighbourhoods need more than 5 images")
+
+
+def test_real_images_score_like_the_floor_and_better_than_noise(tmp_path):
+    """The training images as samples are the training floor; the floors order as they must."""
+    train = Digits(binarize="none").split("train").x
+    place = iter(range(0, 1000, 100))
+    results = score(Sampler(lambda n: train[(k := next(place)) : k + n]), tmp_path)
+    for name, number in results.numbers.items():
+        assert number.value == pytest.approx(results.floors["train"][name].value, rel=1e-6, abs=1e-6), name
+    train_floor, noise = results.floors["train"], results.floors["independent_pixels"]
+    for lower in ("test/fid", "test/kid", "test/class_distance"):
+        assert train_floor[lower].value < noise[lower].value
+    for higher in ("precision", "recall", "density", "coverage", "inception_score", "parzen"):
+        assert train_floor[f"test/{higher}"].value > noise[f"test/{higher}"].value
+
+
+def test_the_score_is_a_function_of_weights_and_seed(tmp_path):
+    method = tiny("VAE")
+    torch.manual_seed(1)
+    one = score(method, tmp_path)
+    torch.manual_seed(2)
+    two = score(method, tmp_path)
+    other = score(method, tmp_path, seed=1)
+    assert one.numbers == two.numbers
+    assert one.floors == two.floors == other.floors
+    assert one.numbers["test/fid"].value != other.numbers["test/fid"].value
+
+
+def test_the_test_loop_may_be_cut_short(tmp_path):
+    evaluator = Evaluator(num_samples=3, out=str(tmp_path / "r.json"))
+    trainer(callbacks=[evaluator], limit_test_batches=2).test(tiny("VAE"), datamodule=Digits(), verbose=False)
+    assert "200 images" in evaluator.results.numbers["test/log_prob_lower"].protocol
+    assert "1295 training and 200 test codes" in evaluator.results.numbers["test/probe_accuracy"].protocol
+
+
+def test_looking_while_training_logs_numbers_and_never_changes_the_weights():
+    weights, logged = [], []
+    for every in (0, 2):
+        method = tiny("VAE")
+        fit = trainer(
+            max_epochs=4, limit_train_batches=3, callbacks=[Evaluator(num_images=200, every_n_epochs=every)]
+        )
+        fit.fit(method, datamodule=Digits())
+        weights.append(state(method))
+        logged.append(set(fit.callback_metrics))
+    assert same(*weights)
+    assert {"val/fid", "val/kid"} & logged[0] == set()
+    assert {"val/kid"} <= logged[1]
+
+
+def test_looking_while_training_needs_a_method_that_samples():
+    class Mute(MeanByDescent):
+        sample = None
+
+    evaluator = Evaluator(every_n_epochs=1, num_images=10)
+    with pytest.raises(UsageError, match="every_n_epochs must be 0 where fid cannot be measured: FID needs"):
+        trainer(callbacks=[evaluator]).fit(MeanByDescent(), datamodule=Digits())
+
+
+def test_weights_that_give_nan_are_not_scored(tmp_path):
+    method = tiny("VAE")
+    with torch.no_grad():
+        method.posterior_head.linear.bias.fill_(math.nan)
+    with pytest.raises(UsageError, match="test/log_prob_lower must be finite"):
+        score(method, tmp_path, metrics=["log_prob"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_grey_images_without_a_feature_network_say_so(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "grey").mkdir()
+    for i in range(30):
+        Image.effect_noise((12, 12), 50 + i).save(tmp_path / f"grey/{i}.png")
+    data = ImageFolder(str(tmp_path / "grey"), size=12, grey=True)
+    results = score(tiny("VAE", (1, 12, 12)), tmp_path, data)
+    assert results.skipped["fid"] == "no feature network for the grey images of grey"
+    assert results.skipped["codes"].startswith("grey has no labels")
+
+
+def test_colour_images_need_the_extra(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "colour").mkdir()
+    for i in range(30):
+        Image.effect_noise((12, 12), 50 + i).convert("RGB").save(tmp_path / f"colour/{i}.png")
+    results = score(tiny("VAE", (3, 12, 12)), tmp_path, ImageFolder(str(tmp_path / "colour"), size=12))
+    assert "colour images need the extra inception" in results.skipped["fid"]
+
+
+def test_annealing_is_a_second_opinion_on_the_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.protocol.AIS_IMAGES", 10)
+    monkeypatch.setattr("zoo.protocol.AIS_STEPS", 100)
+    results = score(tiny("VAE"), tmp_path, num_samples=500, metrics=["log_prob", "ais"])
+    assert abs(results.numbers["test/ais_less_bound"].value) < 0.1
+    assert results.numbers["test/log_prob_ais"].side is Side.LOWER
+    assert "acceptance 0." in results.numbers["test/log_prob_ais"].protocol
+
+
+def test_a_data_recipe_makes_the_same_data():
+    data = Digits(binarize="fixed", draw_seed=3, num_validation=100)
+    again = from_recipe(data.recipe())
+    assert again.protocol == data.protocol
+    assert again.test_hash() == data.test_hash()
+    for bad in (
+        None,
+        {},
+        {"class": "os.system", "init_args": {}},
+        {"class": "Digits", "init_args": {"x": 1}},
+    ):
+        with pytest.raises(UsageError, match=r"class|init_args"):
+            from_recipe(bad)
+
+
+def test_both_of_two_processes_have_the_numbers_of_one(tmp_path):
+    script = Path(__file__).parent / "two_scores.py"
+    result = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    evaluator = Evaluator(num_samples=3, out=str(tmp_path / "one.json"))
+    trainer(callbacks=[evaluator]).test(tiny("VAE"), datamodule=Digits(), verbose=False)
+    ranks = [Results.read(tmp_path / f"rank{rank}.json") for rank in (0, 1)]
+    assert ranks[0].numbers == ranks[1].numbers
+    for name, number in evaluator.results.numbers.items():
+        assert number.value == pytest.approx(ranks[0].numbers[name].value, rel=1e-9), name

@@ -1,0 +1,1 @@
+"""Models that pass an image through a code and back."""

@@ -1,0 +1,210 @@
+"""What a metric works with: one method before one data set, its samples, their features, and the floors.
+
+Whatever is needed of many images is asked of `Scene.spread`, which gives every block of images a random
+stream of its own and deals the blocks to the processes: one process and several give the same numbers.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from zoo.capabilities import Samples, Side
+from zoo.data import EVAL_BATCH, ImageData, Split
+from zoo.errors import require
+from zoo.features import Extractor, Features, as_bytes, extractor
+from zoo.method import Method
+from zoo.metrics import Estimate, wilson
+from zoo.preparation import content_hash, remembered
+from zoo.randomness import own_stream
+from zoo.results import Number, Numbers
+
+FLOORS = 1
+"""Version of how floors are made; enters the names of their cache."""
+
+
+@dataclass
+class Scene:
+    """One method before one data set; sections read from it and write their numbers into it."""
+
+    method: Method
+    data: ImageData
+    seed: int
+    num_samples: int
+    """K, importance samples per image."""
+    num_images: int
+    """n, samples drawn from the method and images they are held against."""
+    split: Literal["val", "test"] = "test"
+    """Where the images come from that samples are held against."""
+    rank: int = 0
+    world_size: int = 1
+    per_image: dict[str, Tensor] = field(default_factory=dict)
+    """Values of every test image, in their order."""
+    numbers: Numbers = field(default_factory=dict)
+    floors: dict[str, Numbers] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    details: dict[str, list[float]] = field(default_factory=dict)
+
+    def put(
+        self,
+        name: str,
+        estimate: float | tuple[float, float | None],
+        unit: str,
+        side: Side,
+        how: str,
+        *,
+        interval: tuple[float, float] | None = None,
+        floor: str | None = None,
+    ) -> None:
+        """Write down a number, or the same number of a floor."""
+        value, error = estimate if isinstance(estimate, tuple) else (estimate, None)
+        error = error if error is not None and math.isfinite(error) else None
+        where = self.numbers if floor is None else self.floors.setdefault(floor, {})
+        where[f"{self.split}/{name}"] = Number(value, unit, side, how, error, interval)
+
+    def spread(self, tag: int, n: int, work: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """Do work over n images in blocks dealt to the processes; all of it, in order, on every process.
+
+        Args:
+            tag: Names the random streams.
+            n: Number of images.
+            work: A slice of 0..n to tensors with one row per image.
+        """
+        starts = range(0, n, EVAL_BATCH)
+        mine: dict[int, tuple[Tensor, ...]] = {}
+        for block in range(self.rank, len(starts), self.world_size):
+            rows = slice(starts[block], min(n, starts[block] + EVAL_BATCH))
+            with own_stream(self.seed, tag, block), torch.no_grad():
+                mine[block] = tuple(t.detach().cpu() for t in work(rows))
+        if self.world_size > 1:
+            everyone: list[dict[int, tuple[Tensor, ...]]] = [{} for _ in range(self.world_size)]
+            torch.distributed.all_gather_object(everyone, mine)
+            mine = {block: parts for part in everyone for block, parts in part.items()}
+        return tuple(torch.cat(column) for column in zip(*(mine[b] for b in sorted(mine)), strict=True))
+
+    @cached_property
+    def n(self) -> int:
+        """As many samples as there are images to hold them against, and no more than asked for."""
+        return min(self.num_images, *(len(self.data.originals(split)) for split in ("train", self.split)))
+
+    def real(self, split: Split, n: int | None) -> Tensor:
+        """The first n images, or all, of a split as before binarisation, [n, C, H, W] in [0, 1]."""
+        return self.data.originals(split)[:n].float() / 255
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """N samples on the CPU.
+
+        Raises:
+            UsageError: If they are not images of the method's shape in [0, 1].
+        """
+        method, shape = self.method, self.method.image_shape
+        assert isinstance(method, Samples)
+
+        def draw(rows: slice) -> tuple[Tensor]:
+            images = method.sample(rows.stop - rows.start)
+            found, wanted = tuple(images.shape), (rows.stop - rows.start, *shape)
+            require(found == wanted, f"samples must have shape {wanted}, got {found}")
+            as_bytes(images)
+            return (images.float(),)
+
+        return self.spread(1, self.n, draw)[0]
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """The feature network of the data.
+
+        Raises:
+            UsageError: If there is none.
+        """
+        return extractor(self.data.source.name, self.data.image_shape).to(self.method.device)
+
+    def features(self, images: Tensor) -> Features:
+        """Features of images [N, C, H, W] that lie on the CPU."""
+        parts = [self.extractor.extract(part.to(self.method.device)) for part in images.split(1000)]
+        return Features(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+    @cached_property
+    def sample_features(self) -> Features:
+        """Features of the method's samples."""
+        return self.features(self.samples)
+
+    def known(self, images: Tensor) -> Features:
+        """Features of images that are no method's: kept by the hash of images and extractor."""
+        key = [content_hash(images), self.extractor.name]
+        return Features(**remembered("features", key, lambda: self.features(images)._asdict()))
+
+    @cached_property
+    def floor_images(self) -> dict[str, Tensor]:
+        """What needs no model: training images, and pixels drawn independently from their training values."""
+        train = self.data.originals("train")
+        stream = torch.Generator().manual_seed(0)
+        pixels = math.prod(train.shape[1:])
+        picked = torch.randint(len(train), (self.n, pixels), generator=stream)
+        independent = train.flatten(1)[picked, torch.arange(pixels)].view(-1, *train.shape[1:])
+        return {"train": self.real("train", self.n), "independent_pixels": independent.float() / 255}
+
+    def floor(self, name: str, key: list, work: Callable[[Tensor], dict[str, Estimate]]) -> None:
+        """Write the numbers of the floors beside those of a metric that compares images with real ones.
+
+        Args:
+            name: The metric.
+            key: JSON values that, with the images, determine the numbers.
+            work: Images to numbers by name.
+        """
+        for floor, images in self.floor_images.items():
+            full = [FLOORS, content_hash(images), content_hash(self.real(self.split, self.n)), *key]
+            known = remembered(name, full, lambda images=images: as_tensors(work(images)))
+            for metric, (value, error) in known.items():
+                like = self.numbers[f"{self.split}/{metric}"]
+                interval = wilson(float(value), self.n) if like.unit == "share" else None
+                estimate = Estimate(float(value), float(error))
+                self.put(
+                    metric, estimate, like.unit, like.side, like.protocol, interval=interval, floor=floor
+                )
+
+    def compare(
+        self,
+        name: str,
+        units: dict[str, str],
+        measure: Callable[[Features, Features], dict[str, Estimate]],
+        how: str = "",
+    ) -> None:
+        """Hold the features of the samples, and of the floors, against those of the test images."""
+        real = self.known(self.real(self.split, self.n))
+        against = (
+            f"{self.n} samples against {self.n} {self.split} images as bytes{how}; {self.extractor.name}"
+        )
+        protocol = f"{self.image_set}; {against}"
+        for metric, estimate in measure(real, self.sample_features).items():
+            interval = wilson(estimate.value, self.n) if units[metric] == "share" else None
+            self.put(metric, estimate, units[metric], Side.ESTIMATE, protocol, interval=interval)
+        if self.split == "test":
+            self.floor(name, [self.extractor.name], lambda images: measure(real, self.known(images)))
+
+    @property
+    def image_set(self) -> str:
+        """Name and shape of the images, whatever is done to their pixels."""
+        return f"{self.data.source.name} {'x'.join(map(str, self.data.image_shape))}"
+
+    @cached_property
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """Labels of the training images and of the test images that were scored.
+
+        Raises:
+            UsageError: If there are none.
+        """
+        scored = self.per_image["row"].long()
+        both = self.data.split("train").y, self.data.split("test").y[scored]
+        require(min(int(y.min()) for y in both) >= 0, f"{self.data.source.name} has no labels")
+        return both
+
+
+def as_tensors(estimates: dict[str, Estimate]) -> dict[str, Tensor]:
+    """Estimates as they are kept in the cache: value and error."""
+    return {name: torch.tensor(estimate, dtype=torch.float64) for name, estimate in estimates.items()}
