@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -336,6 +337,63 @@ def test_compare_pairs_the_images(zoo_cli, digits_run, tmp_path):
     refused = zoo_cli("compare", str(digits_run / "results.json"), str(again), cwd=tmp_path)
     assert refused.returncode == 2
     assert "both must score the same images" in refused.stderr
+
+
+def test_compare_without_the_images_values_ends_with_one_line(zoo_cli, digits_run, tmp_path):
+    for name in ("a", "b"):
+        shutil.copy(digits_run / "results.json", tmp_path / f"{name}.json")
+    result = zoo_cli("compare", "a.json", "b.json", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip().endswith(
+        "a.json must have its images' values beside it, a.safetensors is missing"
+    )
+
+
+def test_compare_prints_any_number_side_by_side(zoo_cli, digits_run, tmp_path):
+    file = str(digits_run / "results.json")
+    out = zoo_cli("compare", file, file, file, cwd=tmp_path, check=True).stdout
+    row = next(line for line in out.splitlines() if "log_prob_lower" in line)
+    assert row.count(">= -") == 3
+    assert "independent" in out
+
+
+def test_score_needs_no_recipe_and_derives_every_number_again(zoo_cli, digits_run, tmp_path):
+    """As a published folder would be: the model and its numbers, and nothing else of the run."""
+    shutil.copytree(digits_run / "model", tmp_path / "published")
+    shutil.copy(digits_run / "results.json", tmp_path / "published/results.json")
+    out = zoo_cli("score", "published", "--num_samples=20", cwd=tmp_path, check=True).stdout
+    count = len(Results.read(digits_run / "results.json").numbers)
+    assert f"{count} numbers agree with published/results.json, 0 do not" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["published"]
+    other = zoo_cli("score", "published", "--metrics", "fid", "--seed=1", cwd=tmp_path, check=True).stdout
+    assert "0 numbers agree with published/results.json, 1 do not\n  test/fid: ~ " in other
+
+
+def test_score_several_models_side_by_side_and_keep_the_files(zoo_cli, digits_run, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(digits_run / "model", tmp_path / name)
+    arguments = ["--metrics", "kid", "reconstruction", "--num_images=50", "--out=scores"]
+    out = zoo_cli("score", "one", "two", *arguments, cwd=tmp_path, check=True).stdout
+    assert sorted(path.name for path in (tmp_path / "scores").glob("*.json")) == ["one.json", "two.json"]
+    results = Results.read(tmp_path / "scores/one.json")
+    assert set(results.numbers) == {"test/kid", "test/reconstruction_error"}
+    last = out.split("side by side")[1]
+    row = next(line for line in last.splitlines() if "kid (" in line)
+    assert row.count(f"{results.numbers['test/kid']}") == 2
+    assert "independent pixels" in last
+
+
+def test_score_asks_for_the_data_of_a_folder_that_does_not_name_it(zoo_cli, digits_run, tmp_path):
+    shutil.copytree(digits_run / "model", tmp_path / "old")
+    config = json.loads((tmp_path / "old/config.json").read_text())
+    del config["data"]
+    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    result = zoo_cli("score", "old", "--metrics", "kid", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip().endswith("old/config.json does not name its data: give --data CLASS")
+    zoo_cli("score", "old", "--metrics", "kid", "--data=Digits", cwd=tmp_path, check=True)
+    result = zoo_cli("score", "old", "--metrics", "kid", "--data=Evil", cwd=tmp_path)
+    assert "data class must be one of Digits, " in result.stderr
 
 
 def test_list_names_methods_and_recipes(zoo_cli, tmp_path):

@@ -57,7 +57,7 @@ class Everything(Silent, Conditions, Emits, Normalises, Encodes, Clusters):
 
     @property
     def pair(self) -> BinaryPair:
-        return BinaryPair(self.w, self.b, self.c)
+        return BinaryPair(self.w, self.b, self.c, self.c)
 
     def sample(self, n, *, generator=None):
         return list(self.walk(n))[-1]
@@ -163,7 +163,10 @@ def test_a_partition_that_cannot_be_trusted_is_refused(tmp_path):
 BAD = {
     "NaN": (lambda n: torch.full((n, 1, 8, 8), math.nan), "images must be finite, got 6400 values"),
     "above 1": (lambda n: torch.full((n, 1, 8, 8), 1.5), r"images must lie in [0, 1], got 1.5 to 1.5"),
-    "below 0": (lambda n: torch.rand(n, 1, 8, 8) - 0.1, r"images must lie in [0, 1], got -0.1 to 0.9"),
+    "below 0": (
+        lambda n: torch.linspace(-0.5, 1, n * 64).view(n, 1, 8, 8),
+        "images must lie in [0, 1], got -0.5 to 1",
+    ),
     "channels": (
         lambda n: torch.rand(n, 3, 8, 8),
         "samples must have shape (100, 1, 8, 8), got (100, 3, 8, 8)",
@@ -197,7 +200,7 @@ def test_identical_samples_have_defined_values(tmp_path):
 
 def test_too_few_images_are_skipped_and_smaller_sets_say_their_size(tmp_path):
     few = score(Sampler(lambda n: torch.rand(n, 1, 8, 8)), tmp_path, num_images=100)
-    assert few.skipped["fid"] == "FID needs more images than the 128 features, got 100"
+    assert few.skipped["fid"] == "FID needs more images than the 128 features, and at least 3, got 100"
     assert "100 samples against 100 test images" in few.numbers["test/kid"].protocol
     two = score(Sampler(lambda n: torch.rand(n, 1, 8, 8)), tmp_path, num_images=2)
     assert two.skipped["kid"] == "KID needs at least 3 images on each side, got 2 and 2"

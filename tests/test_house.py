@@ -46,7 +46,15 @@ def test_nobody_asks_what_a_method_is(path):
     text = code(path)
     assert "hasattr(" not in text
     assert "NotImplementedError" not in text
-    if path.stem not in ("evaluation", "protocol", "scene", "callbacks", "verbs", "training", "distributions"):
+    if path.stem not in (
+        "evaluation",
+        "protocol",
+        "scene",
+        "callbacks",
+        "verbs",
+        "training",
+        "distributions",
+    ):
         assert not re.search(r"isinstance\((self|method|pl_module),", text)
 
 

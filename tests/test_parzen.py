@@ -44,7 +44,7 @@ def test_one_sample_scores_as_the_gaussian_of_the_chosen_sigma():
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.17, 1.0])
-@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_every_sigma_agrees_with_brute_force_far_from_the_origin_too(sigma, offset):
     samples, images = cloud(70, offset=offset), cloud(30, offset=offset)
     log_prob = kernel_log_prob(samples, images, [0.5, sigma, 2.0])
@@ -183,13 +183,14 @@ def test_digits_score_best_inside_the_grid():
 @pytest.mark.data
 @pytest.mark.slow
 def test_real_training_images_score_244_nats():
+    """Every other test image; all 10,000 score 242.7 with an error of 1.8."""
     data = MNIST(binarize="none")
     samples = data.split("train").x[:10_000]
-    score = parzen(samples, data.split("val").x[:1000], data.split("test").x)
+    score = parzen(samples, data.split("val").x[:1000], data.split("test").x[::2])
     value, error = mean_and_error(score.log_prob)
     assert score.sigma == pytest.approx(0.175, abs=0.011)
     assert value == pytest.approx(244, abs=3)
-    assert error == pytest.approx(1.85, abs=0.1)
+    assert error == pytest.approx(2.6, abs=0.2)
 
 
 @pytest.mark.data

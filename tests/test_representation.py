@@ -55,7 +55,7 @@ def test_the_probe_does_not_depend_on_the_scale_of_the_codes_and_survives_dead_o
     train, y = two_blobs(500, 3.0)
     test, y_test = two_blobs(500, 3.0)
     plain = linear_probe(train, y, test, y_test)
-    scale, shift = torch.tensor([1e4, 1e-4, 3.0, 1e-3]), torch.tensor([7.0, -1.0, 0.0, 100.0])
+    scale, shift = torch.tensor([1e-4, 1e4, 3.0, 1e-3]), torch.tensor([0.0, -1.0, 0.0, 100.0])
     assert linear_probe(train * scale + shift, y, test * scale + shift, y_test) == plain
     dead = torch.full((500, 3), 0.1)
     assert linear_probe(torch.cat([train, dead], 1), y, torch.cat([test, dead], 1), y_test) == plain

@@ -63,7 +63,7 @@ class Evaluator(Callback):
         self,
         num_samples: int = 5000,
         num_images: int = 10_000,
-        metrics: list[Metric] | None = None,
+        metrics: list[str] | None = None,
         every_n_epochs: int = 0,
         seed: int = 0,
         out: str | None = None,
@@ -76,7 +76,10 @@ class Evaluator(Callback):
         require(not unknown, f"metrics must be among {', '.join(METRICS)}, got {', '.join(sorted(unknown))}")
         require(metrics != [], "metrics must name at least one metric, got none")
         self.num_samples, self.num_images = num_samples, num_images
-        self.metrics: tuple[Metric, ...] = tuple(metrics or (m for m in METRICS if m not in ON_REQUEST))
+        chosen = (
+            [m for m in METRICS if m in metrics] if metrics else [m for m in METRICS if m not in ON_REQUEST]
+        )
+        self.metrics: tuple[Metric, ...] = tuple(chosen)
         self.every_n_epochs, self.seed, self.out = every_n_epochs, seed, out
         self.results: Results | None = None
         self.per_image: dict[str, Tensor] = {}

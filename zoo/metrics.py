@@ -5,16 +5,17 @@ says otherwise. Features are [N, d]; all arithmetic is float64.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from zoo.errors import require
 from zoo.features import Extractor, Features
-from zoo.shapes import Codes, Images, LogProbs
+from zoo.shapes import Images, LogProbs
 
 BLOCKS = 20
 """Blocks of the delete-one-block jackknife behind the standard error of FID."""
@@ -23,6 +24,9 @@ ROWS_AT_ONCE = 500
 """Rows of a matrix of distances or kernels that are held at once."""
 PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
 Z_95 = 1.959964
+
+Vectors: TypeAlias = Float[Tensor, "_ dim"]  # noqa: F722
+"""Features of a set of images; two sets that are compared share d and not N."""
 
 
 class Estimate(NamedTuple):
@@ -59,7 +63,7 @@ def wilson(p: float, n: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
 
 
-def moments(features: Codes) -> Moments:
+def moments(features: Vectors) -> Moments:
     """Mean and unbiased covariance.
 
     Raises:
@@ -76,7 +80,8 @@ def moments(features: Codes) -> Moments:
 def frechet(one: Moments, two: Moments) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) of two Gaussians (Heusel et al. 2017, equation 6).
 
-    The trace of the root is that of the symmetric C1^1/2 C2 C1^1/2, its eigenvalues clamped at 0.
+    The trace of the root is that of the symmetric C1^1/2 C2 C1^1/2; its eigenvalues that are negative or
+    rounding noise count as 0.
     """
     return _frechet(one, two, root(one.covariance))
 
@@ -89,12 +94,14 @@ def root(covariance: Tensor) -> Tensor:
 
 def _frechet(one: Moments, two: Moments, root_of_one: Tensor) -> float:
     inner = root_of_one @ two.covariance @ root_of_one
-    trace = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp(min=0).sqrt().sum()
+    values = torch.linalg.eigvalsh((inner + inner.T) / 2)
+    noise = values.abs().max() * len(values) * torch.finfo(values.dtype).eps
+    trace = values.where(values > noise, 0.0).sqrt().sum()
     distance = (one.mean - two.mean).square().sum()
     return float(distance + one.covariance.trace() + two.covariance.trace() - 2 * trace)
 
 
-def fid(real: Codes, fake: Codes) -> Estimate:
+def fid(real: Vectors, fake: Vectors) -> Estimate:
     """Frechet distance of the Gaussians fitted to two sets of features (Heusel et al. 2017).
 
     Biased upwards by about 1/N: compare equal N only. Standard error by jackknife over blocks of both sets.
@@ -112,7 +119,7 @@ def fid(real: Codes, fake: Codes) -> Estimate:
     return Estimate(value, math.sqrt(variance))
 
 
-def _without_each_block(features: Codes) -> list[Moments]:
+def _without_each_block(features: Vectors) -> list[Moments]:
     """Moments of all rows but one block's, from sums about a common centre."""
     f = features.double() - features.double().mean(0)
     blocks = f.tensor_split(min(BLOCKS, len(f)))
@@ -127,7 +134,7 @@ def _without_each_block(features: Codes) -> list[Moments]:
     return parts
 
 
-def kid(real: Codes, fake: Codes) -> Estimate:
+def kid(real: Vectors, fake: Vectors) -> Estimate:
     """Unbiased squared MMD with the kernel (f.f'/d + 1)^3 (Binkowski et al. 2018); may be negative.
 
     All pairs are used, where the paper averages subsets of 1,000: the same expectation, less noise. Standard
@@ -200,7 +207,7 @@ class Neighbourhoods(NamedTuple):
     """Share of real images whose ball holds a fake."""
 
 
-def neighbourhoods(real: Codes, fake: Codes) -> Neighbourhoods:
+def neighbourhoods(real: Vectors, fake: Vectors) -> Neighbourhoods:
     """Improved precision and recall, density and coverage; balls are closed and reach the k-th neighbour.
 
     Raises:

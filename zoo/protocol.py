@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent
 
 from zoo.annealing import judged, latent_ais
 from zoo.capabilities import (
@@ -42,6 +43,7 @@ from zoo.representation import (
     knn_accuracy,
     linear_probe,
     outlier_auroc,
+    total_correlation,
 )
 from zoo.scene import Scene, as_tensors
 
@@ -78,6 +80,7 @@ OTHER_DATA = {"MNIST": "FashionMNIST", "FashionMNIST": "MNIST"}
 AIS_IMAGES, AIS_CHAINS, AIS_STEPS = 100, 16, 1000
 PARTITION_CHAINS, PARTITION_STEPS = 100, 14_500
 CSL_CHAINS, CSL_IMAGES = 100, 1000
+CORRELATED = 2000
 
 
 class Section(NamedTuple):
@@ -274,6 +277,8 @@ def conservative(scene: Scene) -> None:
     x = scene.data.split("test").x[:CSL_IMAGES].to(method.device)
     with own_stream(scene.seed, 4), torch.no_grad():
         found = csl(method.emit(CSL_CHAINS), x)
+    lost = int(found.log_prob.isinf().sum())
+    require(lost == 0, f"every image must be explained by some state of the chains, {lost} of {len(x)} are not")
     states = f"{found.num_states} states of {CSL_CHAINS} chains"
     how = f"{scene.data.protocol}; {len(x)} images, {states}"
     scene.put("csl", mean_and_error(found.log_prob), "nats/image", Side.LOWER, how)
@@ -347,10 +352,15 @@ def aggregate(scene: Scene) -> None:
     with own_stream(scene.seed, 7), torch.no_grad():
         account = method.explain(x)
         found = aggregate_posterior(account.posterior, account.prior)
+        few = method.explain(x[:CORRELATED]).posterior
+        correlation = total_correlation(few) if isinstance(few, Independent) else None
     how = f"{scene.data.protocol}; {len(x)} posteriors, one draw each"
     capped = f"{how}; at most log {len(x)} = {math.log(len(x)):.2f}"
     scene.put("mutual_information", found.information, "nats", Side.ESTIMATE, capped)
     scene.put("marginal_kl", found.marginal_kl, "nats", Side.ESTIMATE, how)
+    if correlation is not None:  # a posterior of several layers does not factorise
+        biased = f"{scene.data.protocol}; {min(CORRELATED, len(x))} posteriors, one draw each, biased upwards"
+        scene.put("total_correlation", correlation, "nats", Side.ESTIMATE, biased)
 
 
 def outliers(scene: Scene) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, cast, get_args, get_origin
 
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -161,12 +162,12 @@ def side_by_side(results: Sequence[Results], names: Sequence[str]) -> Table:
         for name, numbers in result.floors.items():
             floors.setdefault(name, {}).update(_by_row(numbers))
     models = ((name, _by_row(r.numbers)) for name, r in zip(names, results, strict=True))
-    columns = [*floors.items(), *models]
+    columns = [*((_words(name), cells) for name, cells in floors.items()), *models]
     rows = {row: None for _, cells in reversed(columns) for row in cells}
     protocols = list(dict.fromkeys(protocol for _, protocol, _ in rows))
     table = _table("side by side", protocols)
     for name, _ in columns:
-        table.add_column(_words(name), justify="right")
+        table.add_column(escape(name), justify="right")
     table.add_column("unit")
     for key, protocol, unit in rows:
         values = [str(cells.get((key, protocol, unit), "")) for _, cells in columns]
@@ -181,7 +182,8 @@ def _by_row(numbers: Numbers) -> dict[tuple[str, str, str], Number]:
 
 def _table(title: str, protocols: list[str]) -> Table:
     """A table whose rows name their protocol by its number in the caption."""
-    table = Table(title=f"{title} (± one standard error)", title_justify="left", caption_justify="left")
+    title = escape(f"{title} (± one standard error)")
+    table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("metric (protocol)")
     table.caption = Text("\n".join(f"({i}) {protocol}" for i, protocol in enumerate(protocols, 1)))
     return table

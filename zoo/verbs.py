@@ -144,7 +144,7 @@ def score(
     from zoo.results import side_by_side
     from zoo.training import quieten
 
-    Evaluator(num_samples, num_images, metrics, seed=seed)  # pyright: ignore[reportArgumentType]
+    Evaluator(num_samples, num_images, metrics, seed=seed)  # refuses what it must before a model is loaded
     quieten()
     torch.use_deterministic_algorithms(True, warn_only=True)
     found = []
@@ -153,7 +153,7 @@ def score(
             method = zoo.from_pretrained(model, revision)
             module = from_recipe(data_recipe(model, revision, data))
             file = Path(out or scratch) / f"{_heading(model)}.json"
-            evaluator = Evaluator(num_samples, num_images, metrics, seed=seed, out=str(file))  # pyright: ignore
+            evaluator = Evaluator(num_samples, num_images, metrics, seed=seed, out=str(file))
             trainer = Trainer(
                 accelerator=device,
                 devices=1,
