@@ -116,7 +116,7 @@ def test_log_z_is_the_same_over_v_over_h_and_over_both(visible, hidden):
     assert float(pair.log_densities().logsumexp(0)) == pytest.approx(truth, abs=1e-9)
     assert float(pair.swapped().log_densities().logsumexp(0)) == pytest.approx(truth, abs=1e-9)
     assert log_partition(pair, 2, 1) == Partition(
-        *[pytest.approx(value, abs=1e-9) for value in (truth, 0.0, truth, truth)], math.inf, 0
+        *[pytest.approx(value, abs=1e-9) for value in (truth, 0.0, truth, truth)], math.inf, 0, 0.0
     )
 
 
@@ -334,6 +334,7 @@ def test_partition_by_hand():
     assert p.log_z == pytest.approx(500 + math.log(3))
     assert p.error == pytest.approx(error)
     assert (p.ess, p.num_steps) == (pytest.approx(81 / 41), 7)
+    assert p.spread == pytest.approx(np.std(np.log([1, 2, 6]), ddof=1))
     assert p.high == pytest.approx(500 + math.log(3 + 3 * 3 * error))
     assert p.low == -math.inf
 
@@ -349,9 +350,11 @@ def test_the_interval_is_symmetric_around_z_and_not_around_log_z():
 
 
 def verdict_on(run, pilot, num_chains=100):
-    """The verdict on given (log Z, error, ess) of a run of 400 steps and of its pilot."""
-    table = {400: Partition(run[0], run[1], -math.inf, math.inf, run[2], 400)}
-    table[100] = Partition(pilot[0], pilot[1], -math.inf, math.inf, pilot[2], 100)
+    """The verdict on given (log Z, error, ess, spread) of a run of 400 steps and of its pilot."""
+    table = {
+        steps: Partition(log_z, error, -math.inf, math.inf, ess, steps, spread)
+        for steps, (log_z, error, ess, spread) in {400: run, 100: pilot}.items()
+    }
     asked = []
 
     def estimate(chains, steps):
@@ -365,25 +368,31 @@ def verdict_on(run, pilot, num_chains=100):
 
 
 def test_a_run_that_agrees_with_its_pilot_is_believed():
-    verdict = verdict_on((10.0, 0.1, 60.0), (9.6, 0.1, 40.0))
+    verdict = verdict_on((10.0, 0.1, 60.0, 0.7), (9.6, 0.1, 40.0, 2.0))
     assert (verdict.refusal, verdict.rerun) == (None, None)
 
 
 @pytest.mark.parametrize("pilot", [9.5, 10.5])
 def test_a_run_that_disagrees_with_its_pilot_is_run_again(pilot):
-    verdict = verdict_on((10.0, 0.1, 60.0), (pilot, 0.1, 40.0))
+    verdict = verdict_on((10.0, 0.1, 60.0, 0.7), (pilot, 0.1, 40.0, 1.0))
     assert verdict.refusal is None
     assert "log Z must agree with that of 100 steps" in verdict.rerun
 
 
-def test_few_effective_chains_are_refused_below_five_and_run_again_below_a_quarter():
-    assert verdict_on((10.0, 0.5, 4.9), (10.0, 0.5, 9.0)).refusal == (
-        "the effective number of chains must be at least 5, got 4.9"
-    )
-    edge = verdict_on((10.0, 0.5, 5.0), (10.0, 0.5, 9.0))
-    assert edge.refusal is None
-    assert edge.rerun == "the effective share of chains must be at least 0.25, got 0.05"
-    assert verdict_on((10.0, 0.5, 5.0), (10.0, 0.5, 9.0), num_chains=20).rerun is None
+def test_few_effective_chains_are_refused():
+    pilot = (10.0, 0.5, 9.0, 0.8)
+    refused = verdict_on((10.0, 0.5, 4.9, 0.8), pilot)
+    assert refused.refusal == "the effective number of chains must be at least 5, got 4.9"
+    assert refused.rerun is None
+    assert verdict_on((10.0, 0.5, 5.0, 0.8), pilot).refusal is None
+
+
+def test_log_weights_that_spread_are_run_again():
+    pilot = (10.0, 0.1, 60.0, 2.0)
+    wide = verdict_on((10.0, 0.1, 60.0, 1.26), pilot)
+    assert wide.refusal is None
+    assert wide.rerun == "log-weights must spread by at most 1 nat, got 1.3"
+    assert verdict_on((10.0, 0.1, 60.0, 1.0), pilot).rerun is None
 
 
 def test_an_exact_log_z_needs_no_pilot():
@@ -456,8 +465,9 @@ def annealed(pair):
 
 @pytest.mark.data
 def test_a_short_schedule_on_a_trained_pair_is_caught(trained):
-    """Now and then 100 chains agree on the wrong answer: most runs are caught, not all."""
-    assert sum(judged(annealed(trained), 100, 100).rerun is not None for _ in range(10)) >= 7
+    """Even where 100 chains agree on a wrong answer, with half of them effective."""
+    for _ in range(10):
+        assert judged(annealed(trained), 100, 100).rerun is not None
 
 
 @pytest.mark.data
@@ -558,8 +568,8 @@ def test_a_binary_decoder_agrees_with_quadrature(latent_dim, start):
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("step_size", [0.05, 0.25])
-def test_hamiltonian_moves_leave_f_beta_as_it_is(start, step_size):
+@pytest.mark.parametrize(("step_size", "acceptance"), [(0.05, 0.95), (0.25, 0.3)])
+def test_hamiltonian_moves_leave_f_beta_as_it_is(start, step_size, acceptance):
     """f_beta of a Gaussian model is Gaussian: exact draws keep their moments, whatever the step size."""
     x, beta, n = IMAGES[:1].double(), 0.5, 40_000
     explanation, _ = gaussian_model(x, shift=0.4, stretch=1.5)
@@ -575,6 +585,7 @@ def test_hamiltonian_moves_leave_f_beta_as_it_is(start, step_size):
     after = path.transition(state._replace(log_step=torch.full((1,), math.log(step_size)).double()), beta)
     moved = (after.z != before).any(-1).double().mean()
     assert float(moved) == pytest.approx(float(after.accepted), abs=0.02)
+    assert float(moved) > acceptance
     assert float((after.z - before).square().mean()) > 0.01
     z = after.z[:, 0]
     torch.testing.assert_close(z.mean(0), target.mean, rtol=0, atol=0.025)

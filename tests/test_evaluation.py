@@ -18,7 +18,7 @@ from zoo.data import Digits, ImageFolder, from_recipe
 from zoo.errors import UsageError
 from zoo.evaluation import Evaluator
 from zoo.method import Method
-from zoo.protocol import METRICS, ON_REQUEST, SECTIONS
+from zoo.protocol import ON_REQUEST, SECTIONS
 from zoo.results import Results
 
 
@@ -107,15 +107,14 @@ def score(method: Method, tmp_path: Path, data=None, **options) -> Results:
     return evaluator.results
 
 
-def test_every_metric_has_a_section_and_the_slow_ones_wait_to_be_asked():
-    assert set(SECTIONS) == set(METRICS)
-    assert set(METRICS) - set(Evaluator().metrics) == set(ON_REQUEST) == {"ais"}
+def test_slow_metrics_wait_to_be_asked():
+    assert set(SECTIONS) - set(Evaluator().metrics) == set(ON_REQUEST) == {"ais"}
 
 
 def test_a_method_that_can_do_nothing_has_no_numbers_and_a_reason_for_each(tmp_path):
     results = score(Silent(), tmp_path)
     assert results.numbers == {}
-    assert set(results.skipped) == set(METRICS) - set(ON_REQUEST)
+    assert set(results.skipped) == set(SECTIONS) - set(ON_REQUEST)
     assert all("Silent has not that capability" in reason for reason in results.skipped.values())
     assert results.skipped["fid"].startswith("needs Samples: ")
 
@@ -331,3 +330,13 @@ def test_both_of_two_processes_have_the_numbers_of_one(tmp_path):
     assert ranks[0].numbers == ranks[1].numbers
     for name, number in evaluator.results.numbers.items():
         assert number.value == pytest.approx(ranks[0].numbers[name].value, rel=1e-9), name
+
+
+def test_a_likelihood_that_the_method_refuses_is_skipped_with_its_reason(tmp_path):
+    method = tiny("PCA")
+    method.smallest_eigenvalue.zero_()
+    results = score(method, tmp_path, Digits(binarize="none"), metrics=["log_prob", "reconstruction"])
+    assert set(results.numbers) == {"test/reconstruction_error"}
+    assert results.skipped["log_prob"].startswith(
+        "the smallest eigenvalue of the training covariance must be"
+    )

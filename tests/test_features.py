@@ -152,8 +152,9 @@ def test_a_parent_that_trains_does_not_train_the_network(net, images):
 
 
 def test_there_is_no_gradient(net, images):
-    found = net.extract(images.clone().requires_grad_())
-    assert not any(t.requires_grad for t in found)
+    untrained = Classifier((1, 8, 8), (4,), 3)
+    for found in (net.extract(images.clone().requires_grad_()), untrained.extract(images)):
+        assert not any(t.requires_grad for t in found)
 
 
 def test_autocast_has_no_effect(net, images):
@@ -171,6 +172,11 @@ def test_the_batch_size_does_not_matter(net, images, batch):
     net.batch = batch
     for a, b in zip(whole, net.extract(images), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_the_network_sees_bytes_over_255(net, images):
+    scaled = as_bytes(images).float() / 255
+    torch.testing.assert_close(net(images), net.activations(scaled), rtol=0, atol=0)
 
 
 def test_no_more_than_a_batch_is_read_at_once(net, images):

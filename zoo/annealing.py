@@ -40,8 +40,8 @@ SIGMAS = 3.0
 """Standard errors between the estimate and either end of its interval, and between two runs that agree."""
 LOWEST_ESS = 5.0
 """Effective chains below which no log Z is reported."""
-SMALL_SHARE = 0.25
-"""Effective share of the chains below which their weights have tails that no error bar sees."""
+WIDEST_SPREAD = 1.0
+"""Standard deviation of log-weights, in nats, above which their tails escape any error bar."""
 SHORTER = 4
 """How many times fewer steps a pilot takes."""
 
@@ -168,14 +168,15 @@ def partition(log_w: PerImage, num_steps: int) -> Partition:
     log_w = log_w.double()
     log_z = float(log_mean_exp(log_w))
     error = float((log_w - log_z).exp().std()) / math.sqrt(len(log_w))
-    spread = SIGMAS * error
-    low = log_z + math.log1p(-spread) if spread < 1 else -math.inf
-    return Partition(log_z, error, low, log_z + math.log1p(spread), float(effective_size(log_w)), num_steps)
+    margin = SIGMAS * error
+    low = log_z + math.log1p(-margin) if margin < 1 else -math.inf
+    high, ess = log_z + math.log1p(margin), float(effective_size(log_w))
+    return Partition(log_z, error, low, high, ess, num_steps, float(log_w.std()))
 
 
 def exactly(log_z: float) -> Partition:
     """A log Z that was not estimated."""
-    return Partition(log_z, 0.0, log_z, log_z, math.inf, 0)
+    return Partition(log_z, 0.0, log_z, log_z, math.inf, 0, 0.0)
 
 
 class Verdict(NamedTuple):
@@ -208,10 +209,8 @@ def judged(estimate: Callable[[int, int], Partition], num_chains: int, num_steps
     if run.ess < LOWEST_ESS:
         refusal = f"the effective number of chains must be at least {LOWEST_ESS:g}, got {run.ess:.1f}"
     sigma = math.hypot(run.error, pilot.error)
-    if run.ess < SMALL_SHARE * num_chains:
-        rerun = (
-            f"the effective share of chains must be at least {SMALL_SHARE:g}, got {run.ess / num_chains:.2f}"
-        )
+    if run.spread > WIDEST_SPREAD:
+        rerun = f"log-weights must spread by at most {WIDEST_SPREAD:g} nat, got {run.spread:.1f}"
     elif not abs(run.log_z - pilot.log_z) <= SIGMAS * sigma:
         rerun = (
             f"log Z must agree with that of {pilot.num_steps} steps, {pilot.log_z:.2f}, "

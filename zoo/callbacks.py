@@ -64,7 +64,8 @@ class Grids(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         """Draw every so many epochs."""
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and not trainer.fast_dev_run:  # pyright: ignore
-            self._draw(trainer, pl_module, Path(trainer.log_dir or "."), "val")
+            split = "val" if len(data_of(trainer).originals("val")) else "train"
+            self._draw(trainer, pl_module, Path(trainer.log_dir or "."), split)
 
     def on_test_end(self, trainer: Trainer, pl_module: Method) -> None:
         """Draw the weights that were scored."""

@@ -65,6 +65,8 @@ class Partition(NamedTuple):
     """Effective sample size of the chains, between 1 and their number; infinite where the value is exact."""
     num_steps: int
     """Intermediate distributions; 0 where the value is exact."""
+    spread: float
+    """Standard deviation of the log-weights of the chains in nats; 0 where the value is exact."""
 
 
 class Samples(ABC):

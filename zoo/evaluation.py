@@ -25,7 +25,7 @@ from zoo.files import write_bytes
 from zoo.hub import weights_sha256
 from zoo.method import Batch, Method
 from zoo.metrics import PerImage
-from zoo.protocol import METRICS, ON_REQUEST, Metric, run_sections
+from zoo.protocol import ON_REQUEST, SECTIONS, run_sections
 from zoo.randomness import own_stream
 from zoo.results import Results
 from zoo.scene import Scene
@@ -33,7 +33,7 @@ from zoo.scene import Scene
 WIDTH = 160
 PACKAGES = ("generative-zoo", "torch", "lightning", "torchmetrics", "numpy", "scikit-learn", "scipy")
 LIGHT_IMAGES = 1000
-LIGHT: tuple[Metric, ...] = ("fid", "kid")
+LIGHT = ("fid", "kid")
 MEBI = 2**20
 
 
@@ -72,14 +72,11 @@ class Evaluator(Callback):
             require(value >= 1, f"{name} must be at least 1, got {value}")
         require(every_n_epochs >= 0, f"every_n_epochs must not be negative, got {every_n_epochs}")
         require(seed >= 0, f"seed must not be negative, got {seed}")
-        unknown = set(metrics or ()) - set(METRICS)
-        require(not unknown, f"metrics must be among {', '.join(METRICS)}, got {', '.join(sorted(unknown))}")
+        unknown = ", ".join(sorted(set(metrics or ()) - SECTIONS.keys()))
+        require(not unknown, f"metrics must be among {', '.join(SECTIONS)}, got {unknown}")
         require(metrics != [], "metrics must name at least one metric, got none")
         self.num_samples, self.num_images = num_samples, num_images
-        chosen = (
-            [m for m in METRICS if m in metrics] if metrics else [m for m in METRICS if m not in ON_REQUEST]
-        )
-        self.metrics: tuple[Metric, ...] = tuple(chosen)
+        self.metrics = tuple(metrics or (name for name in SECTIONS if name not in ON_REQUEST))
         self.every_n_epochs, self.seed, self.out = every_n_epochs, seed, out
         self.results: Results | None = None
         self.per_image: dict[str, Tensor] = {}
@@ -99,6 +96,7 @@ class Evaluator(Callback):
         """Start afresh."""
         self._began = time.perf_counter()
         self._columns: dict[str, PerImage] = {}
+        self._refused: dict[str, str] = {}
 
     def on_test_batch_end(
         self,
@@ -120,29 +118,37 @@ class Evaluator(Callback):
     def _read(self, method: Method, batch: Batch) -> dict[str, Tensor]:
         """Whatever the wanted metrics need of a batch, one row per image."""
         values: dict[str, Tensor] = {}
-        if "log_prob" in self.metrics and isinstance(method, Weighs):
-            values |= importance_bound(method.weigh, batch.x, self.num_samples)._asdict()
-        elif "log_prob" in self.metrics and isinstance(method, Scores):
-            values["log_prob"] = method.log_prob(batch.x, self.num_samples)
-        if "partition" in self.metrics and isinstance(method, Normalises):
+        wanted = set(self.metrics) - self._refused.keys()
+        if "log_prob" in wanted:
+            try:
+                values |= self._likelihoods(method, batch.x)
+            except UsageError as reason:
+                self._refused["log_prob"] = str(reason)
+        if "partition" in wanted and isinstance(method, Normalises):
             values["energy"] = method.energy(batch.x)
-        if "active_units" in self.metrics and isinstance(method, Infers):
+        if "active_units" in wanted and isinstance(method, Infers):
             for layer, means in enumerate(method.posterior_means(batch.x)):
                 values[f"posterior_mean_{layer}"] = means
-        if {"codes", "clusters"} & set(self.metrics) and isinstance(method, Encodes):
+        if {"codes", "clusters"} & wanted and isinstance(method, Encodes):
             values["code"] = method.encode(batch.x)
-        if "clusters" in self.metrics and isinstance(method, Clusters):
+        if "clusters" in wanted and isinstance(method, Clusters):
             values["log_prob_cluster"] = method.cluster(batch.x)
-        if "reconstruction" in self.metrics and isinstance(method, Reconstructs):
+        if "reconstruction" in wanted and isinstance(method, Reconstructs):
             error = method.reconstruct(batch.x) - batch.x
             values["reconstruction_error"] = error.square().flatten(1).sum(1)
         return values
+
+    def _likelihoods(self, method: Method, x: Tensor) -> dict[str, Tensor]:
+        if isinstance(method, Weighs):
+            return importance_bound(method.weigh, x, self.num_samples)._asdict()
+        return {"log_prob": method.log_prob(x, self.num_samples)} if isinstance(method, Scores) else {}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         """Compute everything, on every process; print and write on the first."""
         columns = {name: metric.compute().cpu() for name, metric in self._columns.items()}
         order = columns["row"].argsort()
         scene = self._scene(trainer, pl_module, self.num_images, "test")
+        scene.refused = self._refused
         scene.per_image = {name: values[order] for name, values in columns.items()}
         self.per_image = {name: values for name, values in scene.per_image.items() if values.ndim == 1}
         seconds, skipped = {"per_image": time.perf_counter() - self._began}, {}

@@ -5,8 +5,8 @@ error's line as the reason.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,29 +47,6 @@ from zoo.representation import (
 )
 from zoo.scene import Scene, as_tensors
 
-Metric = Literal[
-    "log_prob",
-    "reconstruction",
-    "active_units",
-    "partition",
-    "fid",
-    "kid",
-    "inception_score",
-    "neighbourhoods",
-    "classes",
-    "conditional",
-    "parzen",
-    "csl",
-    "codes",
-    "clusters",
-    "aggregate",
-    "outliers",
-    "ais",
-]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-ON_REQUEST: tuple[Metric, ...] = ("ais",)
-"""Too slow to run unless asked for."""
-
 LOW_ESS = 10.0
 LOOSE_SHARE = 0.1
 """Share of images with a low effective sample size above which the bound is called loose."""
@@ -91,15 +68,17 @@ class Section(NamedTuple):
     run: Callable[[Scene], None]
 
 
-def run_sections(scene: Scene, wanted: tuple[Metric, ...]) -> Iterator[tuple[Metric, str | None]]:
+def run_sections(scene: Scene, wanted: Collection[str]) -> Iterator[tuple[str, str | None]]:
     """Run the wanted sections in order; yield each metric with the reason why it was skipped, if it was."""
-    for name in METRICS:
+    for name, section in SECTIONS.items():
         if name not in wanted:
             continue
-        section = SECTIONS[name]
         if not isinstance(scene.method, section.needs):
             needs = " or ".join(need.__name__ for need in section.needs)
             yield name, f"needs {needs}: {type(scene.method).__name__} has not that capability"
+            continue
+        if name in scene.refused:
+            yield name, scene.refused[name]
             continue
         try:
             section.run(scene)
@@ -173,12 +152,13 @@ def partition(scene: Scene) -> None:
     exact = z.num_steps == 0
     require(verdict.refusal is None, verdict.refusal or "")
     if verdict.rerun:
-        scene.warnings.append(verdict.rerun)
+        scene.warnings.append(f"log Z may be low: anneal four times as long; {verdict.rerun}")
     how = "log Z by enumeration" if exact else f"AIS, {PARTITION_CHAINS} chains, {z.num_steps} distributions"
     side = Side.EXACT if exact else Side.OPTIMISTIC
     scene.put("log_partition", (z.log_z, z.error), "nats", Side.EXACT if exact else Side.ESTIMATE, how)
     if not exact:
         scene.put("partition_ess", z.ess, f"of {PARTITION_CHAINS} chains", Side.ESTIMATE, how)
+        scene.put("partition_spread", z.spread, "nats, of log-weights", Side.ESTIMATE, how)
     mean, error = mean_and_error(-scene.per_image["energy"] - z.log_z)
     n = len(scene.per_image["energy"])
     _log_likelihood(
@@ -278,7 +258,9 @@ def conservative(scene: Scene) -> None:
     with own_stream(scene.seed, 4), torch.no_grad():
         found = csl(method.emit(CSL_CHAINS), x)
     lost = int(found.log_prob.isinf().sum())
-    require(lost == 0, f"every image must be explained by some state of the chains, {lost} of {len(x)} are not")
+    require(
+        lost == 0, f"every image must be explained by some state of the chains, {lost} of {len(x)} are not"
+    )
     states = f"{found.num_states} states of {CSL_CHAINS} chains"
     how = f"{scene.data.protocol}; {len(x)} images, {states}"
     scene.put("csl", mean_and_error(found.log_prob), "nats/image", Side.LOWER, how)
@@ -407,7 +389,7 @@ def annealed(scene: Scene) -> None:
         scene.put("ais_less_bound", difference, "nats/image", Side.ESTIMATE, how)
 
 
-SECTIONS: dict[Metric, Section] = {
+SECTIONS: dict[str, Section] = {
     "log_prob": Section((Scores,), log_prob),
     "reconstruction": Section((Reconstructs,), reconstruction),
     "active_units": Section((Infers,), active),
@@ -426,3 +408,5 @@ SECTIONS: dict[Metric, Section] = {
     "outliers": Section((Scores, Energies), outliers),
     "ais": Section((Explains,), annealed),
 }
+ON_REQUEST = ("ais",)
+"""Too slow to run unless asked for."""

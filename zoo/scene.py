@@ -45,6 +45,8 @@ class Scene:
     world_size: int = 1
     per_image: dict[str, Tensor] = field(default_factory=dict)
     """Values of every test image, in their order."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Metrics whose values the method refused to give, and why."""
     numbers: Numbers = field(default_factory=dict)
     floors: dict[str, Numbers] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

@@ -86,6 +86,7 @@ def quieten() -> None:
         ".*LeafSpec.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The number of training batches.*",
+        ".*Total length of .list. across ranks is zero.*",
         ".*`broadcast_buffers` is deprecated.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
     ):
