@@ -18,9 +18,12 @@ from rich.table import Table
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo.estimators
+from zoo.annealing import BinaryPair, anneal, linear
 from zoo.data import Digits, Rows
 from zoo.estimators import importance_bound
 from zoo.method import Batch
+from zoo.metrics import fid, frechet, kid, moments, neighbourhoods
+from zoo.parzen import parzen
 from zoo.variational.iwae import IWAE
 from zoo.variational.vae import VAE
 
@@ -129,6 +132,31 @@ def bound(method: VAE, x: torch.Tensor, budget: int) -> Callable[[], None]:
     return work
 
 
+def distance_of(distance: Callable, n: int) -> float:
+    """Seconds to hold n features against n others."""
+    real, fake = torch.randn(2, n, 128).unbind()
+    return seconds(lambda: distance(real, fake), 3)
+
+
+def fid_alone(real: torch.Tensor, fake: torch.Tensor) -> float:
+    """FID without its standard error."""
+    return frechet(moments(real), moments(fake))
+
+
+def parzen_of(n: int) -> float:
+    """Seconds to score n images of MNIST's size under n samples."""
+    samples, validation, test = torch.rand(3, n, 784).unbind()
+    return seconds(lambda: parzen(samples, validation[:500], test), 1)
+
+
+def annealing(num_steps: int) -> float:
+    """Seconds of 100 chains of an RBM of MNIST's size."""
+    stream = torch.Generator().manual_seed(0)
+    weight = 0.01 * torch.randn(784, 500, generator=stream)
+    pair = BinaryPair(weight, torch.zeros(500), torch.zeros(784), torch.zeros(784))
+    return seconds(lambda: anneal(pair, 100, linear(num_steps)), 3)
+
+
 def main() -> None:
     """Measure and print."""
     torch.manual_seed(0)
@@ -153,6 +181,16 @@ def main() -> None:
             "L_500, one chunk",
             seconds(bound(vae, images, 2**30), 3),
         ),
+        ("FID with its error, n=4000", distance_of(fid, 4000), "FID alone", distance_of(fid_alone, 4000)),
+        ("KID, n=4000", distance_of(kid, 4000), "n=2000", distance_of(kid, 2000)),
+        (
+            "neighbourhoods, n=4000",
+            distance_of(neighbourhoods, 4000),
+            "n=2000",
+            distance_of(neighbourhoods, 2000),
+        ),
+        ("Parzen, n=4000", parzen_of(4000), "n=2000", parzen_of(2000)),
+        ("AIS of an RBM, 200 steps", annealing(200), "100 steps", annealing(100)),
     ]
     table = Table(title=f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", title_justify="left")
     for heading in ("this", "s", "against", "s", "ratio"):

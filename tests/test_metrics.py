@@ -662,7 +662,7 @@ def test_samples_that_are_all_the_same_have_defined_values(cls):
 
 
 def deals(rank, real, fake):
-    """Batches of real and fake images of one of two processes: in turn, uneven, and all fakes on the first."""
+    """Batches of real and fake images of one of two processes: in turn, uneven, all fakes on the first."""
     parts = real[rank::2].split(50 + 30 * rank)
     for mine in (fake[rank::2], fake[:200] if rank == 0 else fake[200:], fake if rank == 0 else fake[:0]):
         yield parts, mine.split(80) if len(mine) else ()

@@ -188,7 +188,8 @@ def inception_score(log_probs: LogProbs, splits: int = SPLITS) -> Estimate:
         divergence = torch.where(part.isinf(), 0.0, part.exp() * (part - marginal)).sum(1)  # 0 log 0 = 0
         scores.append(float(divergence.mean().exp()))
     values = torch.tensor(scores, dtype=torch.float64)
-    return Estimate(float(values.mean()), float(values.std(correction=0)) / math.sqrt(splits))
+    error = float(values.std(correction=0)) / math.sqrt(splits) if splits > 1 else math.inf
+    return Estimate(float(values.mean()), error)
 
 
 class Neighbourhoods(NamedTuple):

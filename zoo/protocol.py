@@ -45,7 +45,7 @@ from zoo.representation import (
     outlier_auroc,
     total_correlation,
 )
-from zoo.scene import Scene, as_tensors
+from zoo.scene import Scene, as_tensors, code_version
 
 LOW_ESS = 10.0
 LOOSE_SHARE = 0.1
@@ -197,7 +197,7 @@ def nearest(scene: Scene) -> None:
         return neighbourhoods(real.activations, fake.activations)._asdict()
 
     units = {"precision": "share", "recall": "share", "density": "1 for equal sets", "coverage": "share"}
-    how = ", k=3 (precision, recall), k=5 (density, coverage)"
+    how = ", k=3 (precision, recall), k=5 (density, coverage), errors given the balls"
     scene.compare("neighbourhoods", units, measure, how)
 
 
@@ -287,7 +287,7 @@ def codes(scene: Scene) -> None:
     train, test = scene.real("train", n), scene.real("test", None)[scored]
     known = remembered(
         "codes",
-        [content_hash(train), content_hash(test)],
+        [code_version(), content_hash(train), content_hash(test)],
         lambda: as_tensors(read(train.flatten(1), test.flatten(1))),
     )
     for name, (value, error) in known.items():

@@ -7,25 +7,27 @@ stream of its own and deals the blocks to the processes: one process and several
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.distributed
 from torch import Tensor
 
 from zoo.capabilities import Samples, Side
-from zoo.data import EVAL_BATCH, ImageData, Split
-from zoo.errors import require
+from zoo.data import ImageData, Split
+from zoo.errors import UsageError, require
 from zoo.features import Extractor, Features, as_bytes, extractor
+from zoo.files import sha256
 from zoo.method import Method
 from zoo.metrics import Estimate, wilson
 from zoo.preparation import content_hash, remembered
 from zoo.randomness import own_stream
 from zoo.results import Number, Numbers
 
-FLOORS = 1
-"""Version of how floors are made; enters the names of their cache."""
+BLOCK = 500
+"""Images per random stream: part of the protocol."""
 
 
 @dataclass
@@ -76,18 +78,27 @@ class Scene:
             tag: Names the random streams.
             n: Number of images.
             work: A slice of 0..n to tensors with one row per image.
+
+        Raises:
+            UsageError: On every process, if the work of one raised it.
         """
-        starts = range(0, n, EVAL_BATCH)
-        mine: dict[int, tuple[Tensor, ...]] = {}
-        for block in range(self.rank, len(starts), self.world_size):
-            rows = slice(starts[block], min(n, starts[block] + EVAL_BATCH))
-            with own_stream(self.seed, tag, block), torch.no_grad():
-                mine[block] = tuple(t.detach().cpu() for t in work(rows))
+        done: dict[int, tuple[Tensor, ...]] = {}
+        mistakes: list[str] = []
+        try:
+            for block in range(self.rank, -(-n // BLOCK), self.world_size):
+                rows = slice(block * BLOCK, min(n, (block + 1) * BLOCK))
+                with own_stream(self.seed, tag, block), torch.no_grad():
+                    done[block] = tuple(t.detach().cpu() for t in work(rows))
+        except UsageError as mistake:
+            mistakes.append(str(mistake))
         if self.world_size > 1:
-            everyone: list[dict[int, tuple[Tensor, ...]]] = [{} for _ in range(self.world_size)]
-            torch.distributed.all_gather_object(everyone, mine)
-            mine = {block: parts for part in everyone for block, parts in part.items()}
-        return tuple(torch.cat(column) for column in zip(*(mine[b] for b in sorted(mine)), strict=True))
+            everyone: list[Any] = [None] * self.world_size
+            torch.distributed.all_gather_object(everyone, (done, mistakes))
+            done = {block: parts for part, _ in everyone for block, parts in part.items()}
+            mistakes = [line for _, lines in everyone for line in lines]
+        if mistakes:
+            raise UsageError(mistakes[0])
+        return tuple(torch.cat(column) for column in zip(*(done[b] for b in sorted(done)), strict=True))
 
     @cached_property
     def n(self) -> int:
@@ -160,7 +171,7 @@ class Scene:
             work: Images to numbers by name.
         """
         for floor, images in self.floor_images.items():
-            full = [FLOORS, content_hash(images), content_hash(self.real(self.split, self.n)), *key]
+            full = [code_version(), content_hash(images), content_hash(self.real(self.split, self.n)), *key]
             known = remembered(name, full, lambda images=images: as_tensors(work(images)))
             for metric, (value, error) in known.items():
                 like = self.numbers[f"{self.split}/{metric}"]
@@ -205,6 +216,13 @@ class Scene:
         both = self.data.split("train").y, self.data.split("test").y[scored]
         require(min(int(y.min()) for y in both) >= 0, f"{self.data.source.name} has no labels")
         return both
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """A hash of the code behind kept numbers: another version of it computes them again."""
+    folder = Path(__file__).parent
+    return "".join(sha256(folder / f"{name}.py") for name in ("metrics", "parzen", "representation", "scene"))
 
 
 def as_tensors(estimates: dict[str, Estimate]) -> dict[str, Tensor]:
