@@ -35,7 +35,6 @@ from zoo.features import Features
 from zoo.metrics import Estimate, fid, inception_score, kid, mean_and_error, neighbourhoods, share, wilson
 from zoo.parzen import parzen
 from zoo.preparation import content_hash, remembered
-from zoo.randomness import own_stream
 from zoo.representation import (
     aggregate_posterior,
     clustering,
@@ -146,7 +145,7 @@ def partition(scene: Scene) -> None:
     """Log-likelihood by the normalising constant: exact, or annealed and then judged."""
     method = scene.method
     assert isinstance(method, Normalises)
-    with own_stream(scene.seed, 2):
+    with scene.stream("partition"):
         verdict = judged(method.log_partition, PARTITION_CHAINS, PARTITION_STEPS)
     z = verdict.partition
     exact = z.num_steps == 0
@@ -227,7 +226,7 @@ def conditional(scene: Scene) -> None:
         images = method.sample_given(asked[rows].to(method.device))
         return (scene.extractor.extract(images).log_probs.argmax(1),)
 
-    hits = share(scene.spread(3, scene.n, draw)[0] == asked)
+    hits = share(scene.spread("conditional", scene.n, draw)[0] == asked)
     how = f"{scene.image_set}; {scene.n} samples, classes in turn; {scene.extractor.name}"
     interval = wilson(hits.value, scene.n)
     scene.put("conditional_accuracy", hits, "share", Side.ESTIMATE, how, interval=interval)
@@ -255,7 +254,7 @@ def conservative(scene: Scene) -> None:
     method = scene.method
     assert isinstance(method, Emits)
     x = scene.data.split("test").x[:CSL_IMAGES].to(method.device)
-    with own_stream(scene.seed, 4), torch.no_grad():
+    with scene.stream("csl"), torch.no_grad():
         found = csl(method.emit(CSL_CHAINS), x)
     lost = int(found.log_prob.isinf().sum())
     require(
@@ -299,9 +298,9 @@ def codes(scene: Scene) -> None:
 def _train_codes(scene: Scene, n: int) -> Tensor:
     method = scene.method
     assert isinstance(method, Encodes)
-    with own_stream(scene.seed, 5):
+    with scene.stream("training images"):
         x = scene.data.split("train").x[:n]
-    return scene.spread(6, n, lambda rows: (method.encode(x[rows].to(method.device)),))[0]
+    return scene.spread("codes", n, lambda rows: (method.encode(x[rows].to(method.device)),))[0]
 
 
 def clusters(scene: Scene) -> None:
@@ -331,7 +330,7 @@ def aggregate(scene: Scene) -> None:
     method = scene.method
     assert isinstance(method, Explains)
     x = scene.data.split("test").x[: scene.n].to(method.device)
-    with own_stream(scene.seed, 7), torch.no_grad():
+    with scene.stream("aggregate"), torch.no_grad():
         account = method.explain(x)
         found = aggregate_posterior(account.posterior, account.prior)
         few = method.explain(x[:CORRELATED]).posterior
@@ -351,7 +350,7 @@ def outliers(scene: Scene) -> None:
     require(recipe["class"] in OTHER_DATA, f"no outliers of the shape of {scene.image_set} are known")
     other = from_recipe(recipe | {"class": OTHER_DATA[recipe["class"]]})
 
-    def read(tag: int, data: ImageData) -> Tensor:
+    def read(name: str, data: ImageData) -> Tensor:
         x = data.split("test").x[:OUTLIERS].to(method.device)
 
         def score(rows: slice) -> tuple[Tensor]:
@@ -360,10 +359,11 @@ def outliers(scene: Scene) -> None:
             assert isinstance(method, Energies)
             return (-method.energy(x[rows]).double(),)
 
-        return scene.spread(tag, len(x), score)[0]
+        return scene.spread(name, len(x), score)[0]
 
-    inside, outside = read(8, scene.data), read(9, other)
-    by = f"log p(x), K={OUTLIER_SAMPLES}" if isinstance(method, Scores) else "energy"
+    inside, outside = read("inliers", scene.data), read("outliers", other)
+    by = "log p(x)" if isinstance(method, Scores) else "energy"
+    by += f", K={OUTLIER_SAMPLES}" if isinstance(method, Weighs) else ""
     how = (
         f"{scene.data.protocol}; {len(inside)} images against {len(outside)} of {other.source.name}, by {by}"
     )
@@ -376,7 +376,7 @@ def annealed(scene: Scene) -> None:
     assert isinstance(method, Explains)
     x = scene.data.split("test").x[:AIS_IMAGES].to(method.device)
     found = scene.spread(
-        10, len(x), lambda rows: tuple(latent_ais(method.explain(x[rows]), AIS_CHAINS, AIS_STEPS))
+        "ais", len(x), lambda rows: tuple(latent_ais(method.explain(x[rows]), AIS_CHAINS, AIS_STEPS))
     )
     log_prob, ess, acceptance = found
     how = f"{scene.data.protocol}; first {len(x)} images, AIS from the prior, {AIS_CHAINS} chains, "

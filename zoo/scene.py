@@ -6,10 +6,12 @@ stream of its own and deals the blocks to the processes: one process and several
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import torch
 import torch.distributed
@@ -71,11 +73,15 @@ class Scene:
         where = self.numbers if floor is None else self.floors.setdefault(floor, {})
         where[f"{self.split}/{name}"] = Number(value, unit, side, how, error, interval)
 
-    def spread(self, tag: int, n: int, work: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def stream(self, name: str, block: int = 0) -> AbstractContextManager[None]:
+        """The random stream of a metric, or of one of its blocks of images."""
+        return own_stream(self.seed, crc32(name.encode()), block)
+
+    def spread(self, name: str, n: int, work: Callable[[slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """Do work over n images in blocks dealt to the processes; all of it, in order, on every process.
 
         Args:
-            tag: Names the random streams.
+            name: Names the random streams.
             n: Number of images.
             work: A slice of 0..n to tensors with one row per image.
 
@@ -87,7 +93,7 @@ class Scene:
         try:
             for block in range(self.rank, -(-n // BLOCK), self.world_size):
                 rows = slice(block * BLOCK, min(n, (block + 1) * BLOCK))
-                with own_stream(self.seed, tag, block), torch.no_grad():
+                with self.stream(name, block), torch.no_grad():
                     done[block] = tuple(t.detach().cpu() for t in work(rows))
         except UsageError as mistake:
             mistakes.append(str(mistake))
@@ -126,7 +132,7 @@ class Scene:
             as_bytes(images)
             return (images.float(),)
 
-        return self.spread(1, self.n, draw)[0]
+        return self.spread("samples", self.n, draw)[0]
 
     @cached_property
     def extractor(self) -> Extractor:
