@@ -383,6 +383,16 @@ def test_score_several_models_side_by_side_and_keep_the_files(zoo_cli, digits_ru
     assert "independent pixels" in last
 
 
+def test_score_refuses_two_models_of_one_name_and_a_device_that_is_not_there(zoo_cli, digits_run, tmp_path):
+    model = str(digits_run / "model")
+    result = zoo_cli("score", model, model, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.strip().endswith("models must have different names, got two of vae-digits-version_0")
+    result = zoo_cli("score", model, "--device=gpu", cwd=tmp_path, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert result.returncode == 2
+    assert result.stderr.strip().startswith("zoo: error: device must be there, got gpu: ")
+
+
 def test_score_asks_for_the_data_of_a_folder_that_does_not_name_it(zoo_cli, digits_run, tmp_path):
     shutil.copytree(digits_run / "model", tmp_path / "old")
     config = json.loads((tmp_path / "old/config.json").read_text())

@@ -445,15 +445,20 @@ def test_the_table_shows_every_number_its_floors_its_unit_and_its_protocol():
     assert "VAE on digits 1x8x8" in lines[0]
 
 
-def test_floors_that_have_none_of_the_numbers_take_no_column():
-    lines = shown(results(floors={"raw_pixels": {"test/probe": number(0.5)}}).table())
-    assert "raw pixels" not in "\n".join(lines)
+def test_a_floor_under_another_protocol_has_a_row_of_its_own():
+    floors = {"raw_pixels": {"test/fid": number(0.5, "raw")}}
+    lines = shown(results(floors=floors).table())
+    rows = [line for line in lines if " fid (" in line]
+    assert len(rows) == 2
+    assert "12.50 ± 0.50" in rows[0]
+    assert "0.50" in rows[1]
+    assert "12.50" not in rows[1]
 
 
 def test_a_protocol_with_brackets_is_printed_as_it_is():
     name = "photos [bold]x[/bold] 1x8x8"
     data = {"protocol": name, "test_sha256": "ab" * 32}
-    lines = shown(results(numbers={"test/fid": number(1.5, name)}, data=data).table())
+    lines = shown(results(numbers={"test/fid": number(1.5, name)}, data=data, floors={}).table())
     assert lines[0].startswith(f"VAE on {name}")
     assert lines[-1].strip() == f"(1) {name}"
 
@@ -472,10 +477,10 @@ def test_two_models_under_one_protocol_share_rows():
     other = changed(20.25)
     lines = shown(side_by_side([results(), other], ["first", "second"]))
     fid = line_of(lines, "fid")
-    values = ["1.50 ± 0.25", "300.25", "12.50 ± 0.50", "20.25 ± 0.50"]
+    values = ["12.50 ± 0.50", "20.25 ± 0.50", "1.50 ± 0.25", "300.25"]
     assert [fid.index(v) for v in values] == sorted(fid.index(v) for v in values)
     heading = line_of(lines, "metric (protocol)")
-    order = ["train", "independent pixels", "first", "second", "unit"]
+    order = ["first", "second", "train", "independent pixels", "unit"]
     assert [heading.index(v) for v in order] == sorted(heading.index(v) for v in order)
 
 

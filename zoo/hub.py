@@ -19,7 +19,7 @@ from zoo.errors import UsageError, require
 from zoo.files import write_bytes, write_json
 from zoo.method import Method
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, RESULTS = "config.json", "model.safetensors", "results.json"
 FORMAT = 1
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
@@ -49,7 +49,7 @@ def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | N
 
 def from_pretrained(path_or_repo: str | Path, revision: str | None = None, device: str = "cpu") -> Method:
     """Load a saved method, in eval mode. See `zoo.from_pretrained`."""
-    folder = _folder(path_or_repo, revision)
+    folder = model_folder(path_or_repo, revision)
     config = _config(folder)
     method = _build(config, folder)
     try:
@@ -73,24 +73,19 @@ def from_pretrained(path_or_repo: str | Path, revision: str | None = None, devic
     return method.to(device).eval()
 
 
-def data_recipe(
-    path_or_repo: str | Path, revision: str | None = None, other: str | None = None
-) -> dict[str, Any]:
+def data_recipe(folder: Path, other: str | None = None) -> dict[str, Any]:
     """The recipe of the data that a saved method was trained on.
 
     Args:
-        path_or_repo: A saved method.
-        revision: Branch, tag or commit of a Hub repository.
+        folder: Where it was saved.
         other: Name of another class, for the same treatment of other images.
 
     Raises:
         UsageError: If there is no such model or it does not name its data.
     """
-    folder = _folder(path_or_repo, revision)
     recipe = _config(folder).get("data")
     if other is not None:
-        arguments = recipe["init_args"] if isinstance(recipe, dict) else {}
-        return {"class": other, "init_args": arguments}
+        return {"class": other, "init_args": recipe["init_args"] if isinstance(recipe, dict) else {}}
     if recipe is None:
         raise UsageError(f"{folder / CONFIG} does not name its data: give --data CLASS")
     return recipe
@@ -120,7 +115,12 @@ def _tensors(method: Method) -> dict[str, Tensor]:
     return tensors
 
 
-def _folder(path_or_repo: str | Path, revision: str | None) -> Path:
+def model_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
+    """The folder itself, or a download of the Hub repository of that name.
+
+    Raises:
+        UsageError: If there is neither.
+    """
     path = Path(path_or_repo)
     if path.is_dir():
         require(
@@ -136,7 +136,7 @@ def _folder(path_or_repo: str | Path, revision: str | None) -> Path:
 
     try:
         snapshot = huggingface_hub.snapshot_download(
-            text, revision=revision, allow_patterns=[CONFIG, WEIGHTS]
+            text, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RESULTS]
         )
     except (
         errors.HfHubHTTPError,

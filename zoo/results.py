@@ -115,18 +115,8 @@ class Results:
         return _parsed(value, cls, str(path))
 
     def table(self) -> Table:
-        """The numbers, one row each, with the floors beside them and the protocols below."""
-        numbers, protocols = self.numbers, list(dict.fromkeys(n.protocol for n in self.numbers.values()))
-        names = [name for name, part in self.floors.items() if part.keys() & numbers.keys()]
-        table = _table(f"{self.method} on {self.data['protocol']}", protocols)
-        for heading in ("value", *map(_words, names)):
-            table.add_column(heading, justify="right")
-        table.add_column("unit")
-        for key, number in numbers.items():
-            floors = [str(self.floors[name].get(key, "")) for name in names]
-            row = f"{key.removeprefix('test/')} ({protocols.index(number.protocol) + 1})"
-            table.add_row(row, str(number), *floors, number.unit)
-        return table
+        """The numbers, one row each, the floors beside them and the protocols below."""
+        return side_by_side([self], ["value"], f"{self.method} on {self.data['protocol']}")
 
     def remarks(self) -> list[str]:
         """What was skipped and what speaks against the numbers, one line each."""
@@ -150,22 +140,26 @@ class Results:
         return same, different
 
 
-def side_by_side(results: Sequence[Results], names: Sequence[str]) -> Table:
-    """One column per model, floors first; one row per metric and protocol: two protocols never share a row.
+def side_by_side(results: Sequence[Results], names: Sequence[str], title: str = "side by side") -> Table:
+    """One column per model, then the floors; one row per metric and protocol: two never share a row.
 
     Args:
         results: Scores of models on one data set.
         names: Heading of each.
+        title: Stands above the table.
     """
     floors: dict[str, dict[tuple[str, str, str], Number]] = {}
     for result in results:
         for name, numbers in result.floors.items():
             floors.setdefault(name, {}).update(_by_row(numbers))
-    models = ((name, _by_row(r.numbers)) for name, r in zip(names, results, strict=True))
-    columns = [*((_words(name), cells) for name, cells in floors.items()), *models]
-    rows = {row: None for _, cells in reversed(columns) for row in cells}
+    models = [(name, _by_row(r.numbers)) for name, r in zip(names, results, strict=True)]
+    columns = [*models, *((name.replace("_", " "), cells) for name, cells in floors.items())]
+    rows = {row: None for _, cells in columns for row in cells}
     protocols = list(dict.fromkeys(protocol for _, protocol, _ in rows))
-    table = _table("side by side", protocols)
+    heading = escape(f"{title} (± one standard error)")
+    table = Table(title=heading, title_justify="left", caption_justify="left")
+    table.caption = Text("\n".join(f"({i}) {protocol}" for i, protocol in enumerate(protocols, 1)))
+    table.add_column("metric (protocol)")
     for name, _ in columns:
         table.add_column(escape(name), justify="right")
     table.add_column("unit")
@@ -178,15 +172,6 @@ def side_by_side(results: Sequence[Results], names: Sequence[str]) -> Table:
 def _by_row(numbers: Numbers) -> dict[tuple[str, str, str], Number]:
     """Numbers by metric, protocol and unit: by the row of a table in which they may stand."""
     return {(key, number.protocol, number.unit): number for key, number in numbers.items()}
-
-
-def _table(title: str, protocols: list[str]) -> Table:
-    """A table whose rows name their protocol by its number in the caption."""
-    title = escape(f"{title} (± one standard error)")
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("metric (protocol)")
-    table.caption = Text("\n".join(f"({i}) {protocol}" for i, protocol in enumerate(protocols, 1)))
-    return table
 
 
 def _parsed(value: Any, kind: Any, place: str) -> Any:
@@ -223,7 +208,3 @@ def _check_type(value: Any, wanted: type | tuple[type, ...], place: str) -> None
     names = " or ".join(kind.__name__ for kind in (wanted if isinstance(wanted, tuple) else (wanted,)))
     fits = isinstance(value, wanted) and not isinstance(value, bool)
     require(fits, f"{place} must be of type {names}, got {value!r}")
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

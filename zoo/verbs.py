@@ -135,55 +135,63 @@ def score(
     from pathlib import Path
 
     import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
 
     import zoo
     from zoo.data import from_recipe
     from zoo.evaluation import Evaluator, console
-    from zoo.hub import data_recipe
+    from zoo.hub import data_recipe, model_folder
     from zoo.results import side_by_side
     from zoo.training import quieten
 
     Evaluator(num_samples, num_images, metrics, seed=seed)  # refuses what it must before a model is loaded
     quieten()
     torch.use_deterministic_algorithms(True, warn_only=True)
+    names = [_heading(model) for model in models]
+    repeated = ", ".join(sorted({name for name in names if names.count(name) > 1}))
+    require(not repeated, f"models must have different names, got two of {repeated}")
     found = []
     with tempfile.TemporaryDirectory() as scratch:
-        for model in models:
-            method = zoo.from_pretrained(model, revision)
-            module = from_recipe(data_recipe(model, revision, data))
-            file = Path(out or scratch) / f"{_heading(model)}.json"
+        for model, name in zip(models, names, strict=True):
+            folder = model_folder(model, revision)
+            method, module = zoo.from_pretrained(folder), from_recipe(data_recipe(folder, data))
+            file = Path(out or scratch) / f"{name}.json"
             evaluator = Evaluator(num_samples, num_images, metrics, seed=seed, out=str(file))
-            trainer = Trainer(
-                accelerator=device,
-                devices=1,
-                logger=False,
-                callbacks=[evaluator],
-                enable_checkpointing=False,
-                enable_progress_bar=sys.stdout.isatty(),
-                enable_model_summary=False,
-                inference_mode=False,
-            )
+            try:
+                trainer = Trainer(
+                    accelerator=device,
+                    devices=1,
+                    logger=False,
+                    callbacks=[evaluator],
+                    enable_checkpointing=False,
+                    enable_progress_bar=sys.stdout.isatty(),
+                    enable_model_summary=False,
+                    inference_mode=False,
+                )
+            except MisconfigurationException as error:
+                raise UsageError(f"device must be there, got {device}: {error}") from error
             trainer.test(method, datamodule=module, verbose=False)
             found.append(evaluator.results)
-            _say_whether_it_agrees(found[-1], Path(model))
+            _say_whether_it_agrees(found[-1], folder)
             if out:
                 sys.stdout.write(f"results: {file}\n")
     if len(models) > 1:
-        console().print(side_by_side(found, [_heading(model) for model in models]))
+        console().print(side_by_side(found, names))
 
 
 def _heading(model: str) -> str:
     """What to call a model: the run's name for `runs/vae-mnist/version_0/model`, else the folder's."""
-    parts = [part for part in model.split("/") if part]
-    return "-".join(parts[-3:-1]) if parts[-1] == "model" and len(parts) > 2 else parts[-1]
+    *above, last = [part for part in model.split("/") if part]
+    return "-".join(above[-2:]) if last == "model" and above else last
 
 
 def _say_whether_it_agrees(results, folder) -> None:  # noqa: ANN001
     """Hold a score against the results file that lies with the model, if one does."""
+    from zoo.hub import RESULTS
     from zoo.results import Results
 
-    file = next((f for f in (folder / "results.json", folder.parent / "results.json") if f.is_file()), None)
+    file = next((path for path in (folder / RESULTS, folder.parent / RESULTS) if path.is_file()), None)
     if file is None:
         return
     try:
