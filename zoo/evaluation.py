@@ -49,8 +49,8 @@ class Evaluator(Callback):
         num_images: Samples drawn from the method, and images they are held against (fewer where there are
             fewer).
         metrics: Which metrics; by default all but `ais`, which takes minutes.
-        every_n_epochs: While training, log `val/fid` and `val/kid` of 1,000 samples every so many epochs;
-            0 never does.
+        every_n_epochs: While training, log `val/fid` and `val/kid` of 1,000 samples at the validation of
+            every so many epochs; 0 never does.
         seed: Seed of the evaluation's random streams.
         out: The results file; by default `results.json` beside the checkpoint. The values of every image go
             to a .safetensors file of the same name.

@@ -160,8 +160,8 @@ class Scene:
 
     @cached_property
     def floor_images(self) -> dict[str, Tensor]:
-        """What needs no model: training images, and pixels drawn independently from their training values."""
-        train = self.data.originals("train")
+        """What needs no model: training images, and pixels drawn independently from all images but tests."""
+        train = torch.cat((self.data.originals("train"), self.data.originals("val")))
         stream = torch.Generator().manual_seed(0)
         pixels = math.prod(train.shape[1:])
         picked = torch.randint(len(train), (self.n, pixels), generator=stream)
