@@ -357,25 +357,25 @@ def test_a_number_knows_whether_it_is_finite(bad, finite):
     ("value", "error", "text"),
     [
         (0.0, None, "~ 0"),
-        (0.0, 0.0, "~ 0 ± 0.00"),
+        (0.0, 0.0, "~ 0 ± 0"),
         (0.0, 0.02, "~ 0.000 ± 0.020"),
         (4.0, None, "~ 4"),
         (1000.0, None, "~ 1000"),
-        (5.0, 0.0, "~ 5 ± 0.00"),
-        (0.5, None, "~ 0.50"),
-        (0.03125, None, "~ 0.031"),
+        (5.0, 0.0, "~ 5 ± 0"),
+        (0.5, None, "~ 0.5"),
+        (0.03125, None, "~ 0.03125"),
         (0.001, 0.0004, "~ 0.00100 ± 0.00040"),
         (-0.0002, 0.0001, "~ -0.00020 ± 0.00010"),
         (12.3456, 0.5, "~ 12.35 ± 0.50"),
         (-21.25, 0.0213, "~ -21.250 ± 0.021"),
         (-88.0, 0.25, "~ -88.00 ± 0.25"),
-        (123456.789, 1234.0, "~ 123456.79 ± 1234.00"),
-        (1e-12, None, "~ 0.000000"),
+        (123456.789, 1234.0, "~ 123457 ± 1234"),
+        (1e-12, None, "~ 1e-12"),
         (3e-05, 1e-05, "~ 0.000030 ± 0.000010"),
         (math.nan, None, "~ nan"),
         (math.inf, None, "~ inf"),
         (-math.inf, math.nan, "~ -inf ± nan"),
-        (1.5, math.inf, "~ 1.50 ± inf"),
+        (1.5, math.inf, "~ 1.5 ± inf"),
     ],
 )
 def test_a_number_prints_as_many_digits_as_its_error_deserves(value, error, text):
@@ -384,7 +384,7 @@ def test_a_number_prints_as_many_digits_as_its_error_deserves(value, error, text
 
 @pytest.mark.parametrize("side", list(Side))
 def test_a_number_prints_its_side(side):
-    assert str(number(1.5, side=side)) == f"{side.value} 1.50"
+    assert str(number(1.5, side=side)) == f"{side.value} 1.5"
 
 
 # --- agreement
@@ -432,12 +432,12 @@ def test_numbers_of_two_protocols_or_of_one_side_are_not_held_against_each_other
 def test_the_table_shows_every_number_its_floors_its_unit_and_its_protocol():
     lines = shown(results().table())
     fid = line_of(lines, "fid (2)")
-    for part in ("~ 12.50 ± 0.50", "~ 1.50 ± 0.25", "~ 300.25 ± 4.00", "squared distance"):
+    for part in ("~ 12.50 ± 0.50", "~ 1.50 ± 0.25", "~ 300.2 ± 4.0", "squared distance"):
         assert part in fid
-    assert fid.index("12.50") < fid.index("1.50 ± 0.25") < fid.index("300.25") < fid.index("squared")
+    assert fid.index("12.50") < fid.index("1.50 ± 0.25") < fid.index("300.2 ±") < fid.index("squared")
     assert ">= -21.25 ± 0.20" in line_of(lines, "log_prob (1)")
     assert "= 4" in line_of(lines, "active_units (1)")
-    assert "300.25" not in line_of(lines, "precision (2)")
+    assert "300.2" not in line_of(lines, "precision (2)")
     heading = line_of(lines, "metric (protocol)")
     assert heading.index("value") < heading.index("train") < heading.index("independent pixels")
     assert any(line.strip() == f"(1) {DYNAMIC}" for line in lines)
@@ -451,7 +451,7 @@ def test_a_floor_under_another_protocol_has_a_row_of_its_own():
     rows = [line for line in lines if " fid (" in line]
     assert len(rows) == 2
     assert "12.50 ± 0.50" in rows[0]
-    assert "0.50" in rows[1]
+    assert "~ 0.5 " in rows[1]
     assert "12.50" not in rows[1]
 
 
@@ -477,7 +477,7 @@ def test_two_models_under_one_protocol_share_rows():
     other = changed(20.25)
     lines = shown(side_by_side([results(), other], ["first", "second"]))
     fid = line_of(lines, "fid")
-    values = ["12.50 ± 0.50", "20.25 ± 0.50", "1.50 ± 0.25", "300.25"]
+    values = ["12.50 ± 0.50", "20.25 ± 0.50", "1.50 ± 0.25", "300.2 ± 4.0"]
     assert [fid.index(v) for v in values] == sorted(fid.index(v) for v in values)
     heading = line_of(lines, "metric (protocol)")
     order = ["first", "second", "train", "independent pixels", "unit"]

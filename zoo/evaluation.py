@@ -30,7 +30,7 @@ from zoo.randomness import own_stream
 from zoo.results import Results
 from zoo.scene import Scene
 
-WIDTH = 160
+WIDTH = 200
 PACKAGES = ("generative-zoo", "torch", "lightning", "torchmetrics", "numpy", "scikit-learn", "scipy")
 LIGHT_IMAGES = 1000
 LIGHT = ("fid", "kid")
@@ -210,7 +210,7 @@ def show(results: Results) -> None:
 
 
 def console() -> Console:
-    """Standard output; 160 columns where it is no terminal."""
+    """Standard output; 200 columns where it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 

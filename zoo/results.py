@@ -54,11 +54,12 @@ class Number:
         return all(math.isfinite(v) for v in (self.value, self.error or 0.0, *(self.interval or ())))
 
     def __str__(self) -> str:
-        """Side, value and error."""
-        smallest = min(abs(self.value), self.error or math.inf) if self.value else self.error or 1.0
-        digits = min(6, max(2, 1 - math.floor(math.log10(smallest)))) if 0 < smallest < math.inf else 2
-        number = f"{self.value:.{digits}f}" if self.value % 1 or self.error else f"{self.value:g}"
-        return f"{self.side.value} {number}" + ("" if self.error is None else f" ± {self.error:.{digits}f}")
+        """Side, value and error: two digits of the error, four of a value without one."""
+        if not self.error or not math.isfinite(self.error):
+            shown = f"{self.value:.0f}" if self.value % 1 == 0 else f"{self.value:.4g}"
+            return f"{self.side.value} {shown}" + ("" if self.error is None else f" ± {self.error:g}")
+        digits = max(0, 1 - math.floor(math.log10(self.error)))
+        return f"{self.side.value} {self.value:.{digits}f} ± {self.error:.{digits}f}"
 
 
 Numbers = dict[str, Number]
@@ -159,7 +160,7 @@ def side_by_side(results: Sequence[Results], names: Sequence[str], title: str = 
     heading = escape(f"{title} (± one standard error)")
     table = Table(title=heading, title_justify="left", caption_justify="left")
     table.caption = Text("\n".join(f"({i}) {protocol}" for i, protocol in enumerate(protocols, 1)))
-    table.add_column("metric (protocol)")
+    table.add_column("metric (protocol)", no_wrap=True)
     for name, _ in columns:
         table.add_column(escape(name), justify="right")
     table.add_column("unit")
