@@ -20,6 +20,7 @@ from zoo.shapes import Images, LogProbs
 BLOCKS = 20
 """Blocks of the delete-one-block jackknife behind the standard error of FID."""
 SPLITS = 10
+"""Parts of a set behind the inception score, and behind the errors of the neighbourhoods."""
 ROWS_AT_ONCE = 500
 """Rows of a matrix of distances or kernels that are held at once."""
 PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
@@ -61,6 +62,13 @@ def wilson(p: float, n: int) -> tuple[float, float]:
     z2 = Z_95**2 / n
     centre, half = p + z2 / 2, math.sqrt(max(0.0, z2 * (p * (1 - p) + z2 / 4)))
     return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
+
+
+def share_interval(share: Estimate, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n whose error may be larger than the binomial one; within [0, 1]."""
+    low, high = wilson(share.value, n)
+    half = Z_95 * share.error
+    return max(0.0, min(low, share.value - half)), min(1.0, max(high, share.value + half))
 
 
 def moments(features: Vectors) -> Moments:
@@ -193,10 +201,7 @@ def inception_score(log_probs: LogProbs, splits: int = SPLITS) -> Estimate:
 
 
 class Neighbourhoods(NamedTuple):
-    """What the nearest-neighbour balls of two sets say of each other.
-
-    The errors count the images that are looked up, given the other set's balls.
-    """
+    """What the nearest-neighbour balls of two sets say of each other."""
 
     precision: Estimate
     """Share of fakes inside the ball of some real image (Kynkaanniemi et al. 2019, k = 3)."""
@@ -211,12 +216,28 @@ class Neighbourhoods(NamedTuple):
 def neighbourhoods(real: Vectors, fake: Vectors) -> Neighbourhoods:
     """Improved precision and recall, density and coverage; balls are closed and reach the k-th neighbour.
 
+    The standard error is the larger of two: over the images that are looked up, given the other set's balls,
+    and over ten tenths of both sets, where these are large enough; the first alone is too small by up to a
+    half, the second misses what only large sets show.
+
     Raises:
         UsageError: If a set has no more than 5 rows.
     """
-    k, wide = PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS
     fewest = min(len(real), len(fake))
-    require(fewest > wide, f"neighbourhoods need more than {wide} images on each side, got {fewest}")
+    k = DENSITY_NEIGHBOURS
+    require(fewest > k, f"neighbourhoods need more than {k} images on each side, got {fewest}")
+    found = _given_balls(real, fake)
+    if fewest // SPLITS <= k:
+        return found
+    tenths = [_given_balls(real[i::SPLITS], fake[i::SPLITS]) for i in range(SPLITS)]
+    spreads = (mean_and_error(torch.tensor([e.value for e in parts])) for parts in zip(*tenths, strict=True))
+    errors = (max(one.error, other.error) for one, other in zip(found, spreads, strict=True))
+    return Neighbourhoods(*(Estimate(e.value, error) for e, error in zip(found, errors, strict=True)))
+
+
+def _given_balls(real: Vectors, fake: Vectors) -> Neighbourhoods:
+    """The four numbers; their errors count the images that are looked up, given the other set's balls."""
+    k, wide = PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS
     x, y = real.double(), fake.double()
     centre = x.mean(0)
     x, y = x - centre, y - centre

@@ -196,7 +196,7 @@ def nearest(scene: Scene) -> None:
         return neighbourhoods(real.activations, fake.activations)._asdict()
 
     units = {"precision": "share", "recall": "share", "density": "1 for equal sets", "coverage": "share"}
-    how = ", k=3 (precision, recall), k=5 (density, coverage), errors given the balls"
+    how = ", k=3 (precision, recall), k=5 (density, coverage)"
     scene.compare("neighbourhoods", units, measure, how)
 
 

@@ -23,7 +23,7 @@ from zoo.errors import UsageError, require
 from zoo.features import Extractor, Features, as_bytes, extractor
 from zoo.files import sha256
 from zoo.method import Method
-from zoo.metrics import Estimate, wilson
+from zoo.metrics import Estimate, share_interval
 from zoo.preparation import content_hash, remembered
 from zoo.randomness import own_stream
 from zoo.results import Number, Numbers
@@ -181,8 +181,8 @@ class Scene:
             known = remembered(name, full, lambda images=images: as_tensors(work(images)))
             for metric, (value, error) in known.items():
                 like = self.numbers[f"{self.split}/{metric}"]
-                interval = wilson(float(value), self.n) if like.unit == "share" else None
                 estimate = Estimate(float(value), float(error))
+                interval = share_interval(estimate, self.n) if like.unit == "share" else None
                 self.put(
                     metric, estimate, like.unit, like.side, like.protocol, interval=interval, floor=floor
                 )
@@ -201,7 +201,7 @@ class Scene:
         )
         protocol = f"{self.image_set}; {against}"
         for metric, estimate in measure(real, self.sample_features).items():
-            interval = wilson(estimate.value, self.n) if units[metric] == "share" else None
+            interval = share_interval(estimate, self.n) if units[metric] == "share" else None
             self.put(metric, estimate, units[metric], Side.ESTIMATE, protocol, interval=interval)
         if self.split == "test":
             self.floor(name, [self.extractor.name], lambda images: measure(real, self.known(images)))
