@@ -23,6 +23,7 @@ from zoo.method import Method
 ROOT = Path(__file__).parent.parent
 TINY: dict[str, dict] = {
     "VAE": {"latent_dim": 4, "hidden_dims": (16,)},
+    "RBM": {"num_hidden": 6, "algorithm": "pcd", "num_chains": 5, "fast_lr": 0.01, "sample_steps": 20},
     "PCA": {"latent_dim": 4},
     "IWAE": {"num_samples": 3, "latent_dims": (6, 4), "hidden_dims": (16, 8), "lr_schedule": "constant"},
 }

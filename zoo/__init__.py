@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 METHODS: dict[str, str] = {
     "IWAE": "zoo.variational.iwae",
     "PCA": "zoo.autoencoders.pca",
+    "RBM": "zoo.energy.rbm",
     "VAE": "zoo.variational.vae",
 }
 """Class name of every method, and the module it is imported from when it is first used."""

@@ -37,6 +37,11 @@ def standard_gaussian(dim: int, device: torch.device) -> Independent:
     return Independent(Normal(zeros, torch.ones_like(zeros), validate_args=False), 1)
 
 
+def draw_bits(logits: Tensor) -> Tensor:
+    """Zeros and ones of the logits' dtype, each a 1 with probability sigmoid(logit)."""
+    return (torch.rand_like(logits) < logits.sigmoid()).to(logits)
+
+
 class GaussianHead(nn.Module):
     """Features [..., F] to a diagonal Gaussian over [..., D].
 

@@ -75,6 +75,11 @@ class Method(LightningModule, ABC):
         return self.monitor is not None
 
     @property
+    def per_process(self) -> tuple[str, ...]:
+        """Buffers that differ between processes, such as persistent chains: a checkpoint keeps them all."""
+        return ()
+
+    @property
     def epochs_done(self) -> float:
         """Passes over the training set so far, fractions included; 0 without a trainer.
 
@@ -130,12 +135,17 @@ class Method(LightningModule, ABC):
         self._stop_if_not_finite()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep with the weights the seed of the random streams and the seconds spent on training."""
+        """Keep the random streams' seed, the seconds of training and every process's own buffers."""
+        if self.trainer.world_size > 1:
+            own = {name: self.get_buffer(name) for name in self.per_process}
+            checkpoint["per_process"] = self.all_gather(own)
         checkpoint["stream_seed"] = self.stream_seed
         checkpoint["train_seconds"] = time.monotonic() - self._began
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take both up again."""
+        """Take them up again; processes beyond those that saved share their buffers."""
+        for name, buffers in checkpoint.get("per_process", {}).items():
+            checkpoint["state_dict"][name] = buffers[self.global_rank % len(buffers)]
         self.stream_seed, self.train_seconds = checkpoint["stream_seed"], checkpoint["train_seconds"]
 
     def log_terms(self, stage: str, terms: Terms, batch_size: int) -> None:

@@ -1,0 +1,1 @@
+"""Methods that give images an energy: Boltzmann machines and stacks of them."""
