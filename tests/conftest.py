@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 TINY: dict[str, dict] = {
     "VAE": {"latent_dim": 4, "hidden_dims": (16,)},
     "PCA": {"latent_dim": 4},
+    "DAE": {"hidden_dims": (16, 8), "pretrain_epochs": 1, "num_starts": 9, "walk_steps": 7, "emit_steps": 3},
     "IWAE": {"num_samples": 3, "latent_dims": (6, 4), "hidden_dims": (16, 8), "lr_schedule": "constant"},
 }
 """Small settings of every method; the two-layer IWAE runs through every branch of the one-layer one."""
