@@ -25,6 +25,7 @@ TINY: dict[str, dict] = {
     "VAE": {"latent_dim": 4, "hidden_dims": (16,)},
     "RBM": {"num_hidden": 6, "algorithm": "pcd", "num_chains": 5, "fast_lr": 0.01, "sample_steps": 20},
     "PCA": {"latent_dim": 4},
+    "DAE": {"hidden_dims": (16, 8), "pretrain_epochs": 1, "num_starts": 9, "walk_steps": 7, "emit_steps": 3},
     "IWAE": {"num_samples": 3, "latent_dims": (6, 4), "hidden_dims": (16, 8), "lr_schedule": "constant"},
 }
 """Small settings of every method; the two-layer IWAE runs through every branch of the one-layer one."""

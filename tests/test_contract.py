@@ -1,6 +1,7 @@
 """Every method x every capability in its header, and the three ways to learn."""
 
 import copy
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, suited_digits, tiny
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 import zoo
-from zoo.capabilities import Decodes, Encodes, Infers, Reconstructs, Samples, Scores, Side, Weighs
+from zoo.capabilities import (
+    Decodes,
+    Emits,
+    Encodes,
+    Infers,
+    Reconstructs,
+    Repairs,
+    Samples,
+    Scores,
+    Side,
+    Walks,
+    Weighs,
+)
 from zoo.data import Digits
 from zoo.errors import NonFiniteError, UsageError
 from zoo.evaluation import Evaluator
@@ -23,6 +36,8 @@ ALL = sorted(zoo.METHODS)
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 LINEAR = {"PCA"}
 """Methods whose reconstructions are projections, which may leave [0, 1]."""
+EPOCHS_OF_PHASES = 4
+"""In so many epochs the tiny methods have gone through all of their phases."""
 
 
 def having(capability: type) -> list[str]:
@@ -69,17 +84,28 @@ def test_every_method_has_tiny_settings_and_is_final():
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_loss_has_a_loss_per_image_or_scalar_and_gradient_reaches_every_parameter(name, shape):
+def test_loss_has_a_loss_per_image_or_scalar_and_gradient_reaches_every_parameter(name, shape, monkeypatch):
+    """In the phase in which it learns, and in no other."""
     method = tiny(name, shape)
     if not isinstance(method, Descent):
         return
-    terms = method.loss(batch(shape))
-    assert "loss" in terms
-    assert all(term.shape in ((6,), ()) for term in terms.values())
-    terms["loss"].mean().backward()
-    for key, parameter in method.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.abs().sum() > 0, key
+    learnt: set[str] = set()
+    for epoch in range(EPOCHS_OF_PHASES):
+        monkeypatch.setattr(LightningModule, "current_epoch", epoch)
+        due = {id(parameter) for parameter in method.learning()}
+        method.zero_grad()
+        terms = method.loss(batch(shape))
+        assert "loss" in terms
+        assert all(term.shape in ((6,), ()) for term in terms.values())
+        terms["loss"].mean().backward()
+        for key, parameter in method.named_parameters():
+            if id(parameter) not in due:
+                assert parameter.grad is None, key
+                continue
+            learnt.add(key)
+            assert parameter.grad is not None, key
+            assert parameter.grad.abs().sum() > 0, key
+    assert learnt == dict(method.named_parameters()).keys()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -116,6 +142,52 @@ def test_samples_are_images_and_a_generator_leaves_the_global_stream_alone(name,
     assert one.min() >= 0
     assert one.max() <= 1
     assert not torch.equal(one, method.sample(5, generator=torch.Generator().manual_seed(4)))
+
+
+@pytest.mark.parametrize("name", having(Walks))
+def test_a_walk_ends_in_the_sample_and_leaves_the_global_stream_alone_at_every_step(name):
+    method = tiny(name)
+    before = torch.get_rng_state()
+    states = []
+    for x in method.walk(3, generator=torch.Generator().manual_seed(3)):
+        assert torch.equal(before, torch.get_rng_state())
+        assert torch.is_grad_enabled()
+        assert x.shape == (3, 1, 8, 8)
+        assert 0 <= x.min() <= x.max() <= 1
+        states.append(x)
+    assert len(states) > 1
+    assert torch.equal(states[-1], method.sample(3, generator=torch.Generator().manual_seed(3)))
+    assert all(not torch.equal(one, two) for one, two in itertools.pairwise(states))
+
+
+@pytest.mark.parametrize("name", having(Emits))
+def test_emissions_are_distributions_over_images_whose_means_are_images(name):
+    method = tiny(name)
+    draws = [list(method.emit(3, generator=torch.Generator().manual_seed(3))) for _ in range(2)]
+    assert len(draws[0]) > 1
+    for p, again in zip(*draws, strict=True):
+        assert p.batch_shape == (3,)
+        assert p.event_shape == (1, 8, 8)
+        assert p.log_prob(images(n=3)).isfinite().all()
+        assert 0 <= p.mean.min() <= p.mean.max() <= 1
+        assert torch.equal(p.mean, again.mean)
+
+
+@pytest.mark.parametrize("name", having(Repairs))
+def test_repairs_agree_with_what_is_known_and_do_not_look_at_the_rest(name):
+    method = tiny(name)
+    x, mask = images(), images()
+    before = torch.get_rng_state()
+    one = method.repair(x, mask, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(before, torch.get_rng_state())
+    assert one.shape == x.shape
+    assert 0 <= one.min() <= one.max() <= 1
+    assert torch.equal(one[mask == 1], x[mask == 1])
+    for hidden in (1 - x, torch.full_like(x, torch.nan)):
+        blind = torch.where(mask == 1, x, hidden)
+        assert torch.equal(one, method.repair(blind, mask, generator=torch.Generator().manual_seed(3)))
+    other = method.repair(x, mask, generator=torch.Generator().manual_seed(4))
+    assert not torch.equal(one[mask == 0], other[mask == 0])
 
 
 @pytest.mark.parametrize("name", having(Scores))

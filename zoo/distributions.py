@@ -42,6 +42,27 @@ def draw_bits(logits: Tensor) -> Tensor:
     return (torch.rand_like(logits) < logits.sigmoid()).to(logits)
 
 
+class Bits(Bernoulli):
+    """Bernoulli variables whose draws take less than half of torch's time."""
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Zeros and ones, [*sample_shape, ...]."""
+        return draw_bits(self.logits.expand(self._extended_shape(torch.Size(sample_shape))))
+
+
+def bernoulli(logits: Tensor, dims: int = PIXEL_DIMS) -> Independent:
+    """Independent Bernoulli variables, the last `dims` dimensions one event: by default an image."""
+    return Independent(Bits(logits=logits.float(), validate_args=False), dims)
+
+
+def gaussian_pixels(logits: Tensor, sigma: Tensor | float) -> Independent:
+    """Independent Gaussian pixels [..., C, H, W] with means sigmoid(logits)."""
+    mean = logits.float().sigmoid()
+    scale = torch.as_tensor(sigma, device=mean.device).expand_as(mean)
+    return Independent(Normal(mean, scale, validate_args=False), PIXEL_DIMS)
+
+
 class GaussianHead(nn.Module):
     """Features [..., F] to a diagonal Gaussian over [..., D].
 
@@ -95,7 +116,7 @@ class BernoulliPixels(PixelHead):
 
     def forward(self, h: Tensor) -> Independent:
         """The distribution of the image given the features."""
-        return Independent(Bernoulli(logits=self.mean_logits(h).float(), validate_args=False), PIXEL_DIMS)
+        return bernoulli(self.mean_logits(h))
 
 
 class GaussianPixels(PixelHead):

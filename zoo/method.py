@@ -203,6 +203,10 @@ class Descent(Method):
         Pure: reads parameters, buffers, the batch and the random stream, writes nothing.
         """
 
+    def learning(self) -> list[nn.Parameter]:
+        """The parameters that the loss of this epoch moves: all, where a method learns in one phase."""
+        return list(self.parameters())
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""
         terms = self.loss(batch)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 Activation = Literal["tanh", "relu"]
@@ -60,3 +61,33 @@ class PixelReadout(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Images of the features."""
         return self.linear(h).unflatten(-1, self.shape)
+
+
+class TwoWay(nn.Module):
+    """An affine map from [..., V] up to [..., H] and one down again: one matrix used both ways, or two.
+
+    Weights start uniform in +-sqrt(6 / (V + H)), biases at zero.
+
+    Args:
+        visible_dim: Width V below.
+        hidden_dim: Width H above.
+        tied: The way down uses the transposed matrix of the way up; else a matrix of its own.
+    """
+
+    def __init__(self, visible_dim: int, hidden_dim: int, tied: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(hidden_dim, visible_dim)))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden_dim))
+        self.visible_bias = nn.Parameter(torch.zeros(visible_dim))
+        self.weight_down: nn.Parameter | None = None
+        if not tied:
+            self.weight_down = nn.Parameter(nn.init.xavier_uniform_(torch.empty(visible_dim, hidden_dim)))
+
+    def up(self, v: Tensor) -> Tensor:
+        """Inputs of the units above, before their non-linearity."""
+        return nn.functional.linear(v, self.weight, self.hidden_bias)
+
+    def down(self, h: Tensor) -> Tensor:
+        """Inputs of the units below."""
+        weight = self.weight.T if self.weight_down is None else self.weight_down
+        return nn.functional.linear(h, weight, self.visible_bias)

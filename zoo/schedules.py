@@ -1,6 +1,13 @@
 """Pure functions of the epoch. An epoch is a float: 2.5 is half-way through the third pass."""
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
+
+
+def phase(epoch: int, lengths: Sequence[int]) -> int:
+    """How many of the phases of these lengths, one after the other, are over when an epoch begins."""
+    return sum(epoch >= end for end in accumulate(lengths))
 
 
 def warm_up(epoch: float, length: float) -> float:
