@@ -23,6 +23,17 @@ from zoo.method import Method
 ROOT = Path(__file__).parent.parent
 TINY: dict[str, dict] = {
     "VAE": {"latent_dim": 4, "hidden_dims": (16,)},
+    "GAN": {
+        "latent_dim": 8,
+        "backbone": "dcgan",
+        "channels": 8,
+        "fc_dim": 16,
+        "norm": "batch",
+        "optimizer": "adam",
+        "generator_lr": 2e-3,
+        "discriminator_lr": 1e-3,
+        "ema_decay": 0.9,
+    },
     "PCA": {"latent_dim": 4},
     "IWAE": {"num_samples": 3, "latent_dims": (6, 4), "hidden_dims": (16, 8), "lr_schedule": "constant"},
 }

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 METHODS: dict[str, str] = {
+    "GAN": "zoo.adversarial.gan",
     "IWAE": "zoo.variational.iwae",
     "PCA": "zoo.autoencoders.pca",
     "VAE": "zoo.variational.vae",
