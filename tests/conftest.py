@@ -24,6 +24,17 @@ ROOT = Path(__file__).parent.parent
 TINY: dict[str, dict] = {
     "VAE": {"latent_dim": 4, "hidden_dims": (16,)},
     "RBM": {"num_hidden": 6, "algorithm": "pcd", "num_chains": 5, "fast_lr": 0.01, "sample_steps": 20},
+    "GAN": {
+        "latent_dim": 8,
+        "backbone": "dcgan",
+        "channels": 8,
+        "fc_dim": 16,
+        "norm": "batch",
+        "optimizer": "adam",
+        "generator_lr": 2e-3,
+        "discriminator_lr": 1e-3,
+        "ema_decay": 0.9,
+    },
     "PCA": {"latent_dim": 4},
     "DAE": {"hidden_dims": (16, 8), "pretrain_epochs": 1, "num_starts": 9, "walk_steps": 7, "emit_steps": 3},
     "IWAE": {"num_samples": 3, "latent_dims": (6, 4), "hidden_dims": (16, 8), "lr_schedule": "constant"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, suited_digits, tiny
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 import zoo
@@ -69,6 +69,41 @@ def state(method: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in method.state_dict().items()}
 
 
+class Repeated:
+    """A loader of one batch, again and again, for shapes of which there are no data."""
+
+    def __init__(self, batch: Batch, times: int = 1) -> None:
+        self.batches = [batch] * times
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+class Watch(Callback):
+    """At every step of an optimizer: whose parameters it has, which may have a gradient, which have one."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[set[str], set[str], set[str]]] = []
+        self.learnt: set[str] = set()
+
+    def on_fit_start(self, trainer, pl_module):
+        self.learnt = {key for key, p in pl_module.named_parameters() if p.requires_grad}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        named = dict(pl_module.named_parameters())
+        self.steps.append(
+            (
+                {key for key, p in named.items() if id(p) in own},
+                {key for key, p in named.items() if p.requires_grad},
+                {key for key, p in named.items() if p.grad is not None and p.grad.abs().sum() > 0},
+            )
+        )
+
+
 def same(one: dict, two: dict) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
@@ -106,6 +141,54 @@ def test_loss_has_a_loss_per_image_or_scalar_and_gradient_reaches_every_paramete
             assert parameter.grad is not None, key
             assert parameter.grad.abs().sum() > 0, key
     assert learnt == dict(method.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("name", having(Game))
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_every_parameter_has_one_player_and_its_gradient_reaches_it(name, shape, precision):
+    """Of every shape, in mixed precision too; while one player steps, no other may have a gradient."""
+    method = tiny(name, shape)
+    watch = Watch()
+    loader = Repeated(batch(shape), 3)
+    trainer(callbacks=[watch], precision=precision).fit(method, loader, loader)
+    players = {
+        who: {key for key, p in method.named_parameters() if any(p is q for q in net.parameters())}
+        for who, net in method.players().items()
+    }
+    assert sorted(key for keys in players.values() for key in keys) == sorted(watch.learnt)
+    assert {frozenset(keys) for keys in players.values()} == {frozenset(own) for own, _, _ in watch.steps}
+    assert all(own == may for own, may, _ in watch.steps)
+    assert set().union(*(own & have for own, _, have in watch.steps)) == watch.learnt
+    assert watch.steps[0][2] <= watch.steps[0][0]
+    assert all(p.requires_grad == (key in watch.learnt) for key, p in method.named_parameters())
+
+
+@pytest.mark.parametrize("name", having(Game))
+def test_a_step_of_one_player_leaves_the_others_parameters_as_they_are(name, monkeypatch):
+    method = tiny(name)
+    moves = []
+    step = type(method).descend
+
+    def descend(self, player, *args, **options):
+        def others():
+            nets = [net for who, net in self.players().items() if who != player]
+            return [(p, p.detach().clone(), p.grad) for net in nets for p in net.parameters()]
+
+        before = others()
+        own = {key: p.detach().clone() for key, p in self.players()[player].named_parameters()}
+        gradients = [None if g is None else g.clone() for _, _, g in before]
+        terms = step(self, player, *args, **options)
+        for (p, value, _), gradient in zip(before, gradients, strict=True):
+            assert torch.equal(p, value)
+            assert (p.grad is None) if gradient is None else torch.equal(p.grad, gradient)
+        moves.append(all(not torch.equal(p, own[k]) for k, p in self.players()[player].named_parameters()))
+        return terms
+
+    monkeypatch.setattr(type(method), "descend", descend)
+    trainer(limit_train_batches=2).fit(method, datamodule=suited_digits(method))
+    assert len(moves) >= 2 * len(method.players())
+    assert all(moves)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -264,7 +347,8 @@ def test_learns_in_bf16_mixed(name):
     after = state(method)
     assert not same(before, after)
     assert all(value.isfinite().all() for value in after.values())
-    assert all(value.dtype == torch.float32 for value in after.values())
+    assert all(value.dtype == before[key].dtype for key, value in after.items())
+    assert all(p.dtype == torch.float32 for p in method.parameters())
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -380,6 +464,43 @@ def test_a_game_moves_one_player_at_a_time_and_reaches_its_answer():
     assert {"train/left_loss", "train/right_loss"} <= metrics.keys()
 
 
+class Halving(Game):
+    """Player `one` halves its weight's distance to 1 three times a round; `two` looks on, then learns it."""
+
+    paper = "A game of mixed precision."
+
+    def __init__(self, image_shape=(1, 8, 8)) -> None:
+        super().__init__(image_shape)
+        self.save_hyperparameters()
+        self.one, self.two = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+
+    def players(self):
+        return {"one": self.one, "two": self.two}
+
+    def training_step(self, batch, batch_idx):
+        x = torch.ones(1, 1, device=self.device)
+        with torch.no_grad():
+            self.two(x), self.one(x)
+        for _ in range(3):
+            self.descend("one", lambda: {"loss": (self.one(x).float() - 1).square()})
+        self.descend("two", lambda: {"loss": (self.two(x) - self.one(x).detach()).float().square()})
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(player.parameters(), 0.25) for player in self.players().values()]
+
+
+def test_a_game_in_mixed_precision_sees_every_step_and_learns_what_was_looked_at_without_gradient():
+    """Autocast keeps low-precision copies of weights until the step ends: stale ones, or without gradient."""
+    method = Halving()
+    with torch.no_grad():
+        method.one.weight.fill_(0.0)
+        method.two.weight.fill_(0.0)
+    loader = Repeated(batch())
+    trainer(precision="bf16-mixed").fit(method, loader, loader)
+    assert method.one.weight.item() == pytest.approx(7 / 8, abs=0.01)
+    assert method.two.weight.item() == pytest.approx(7 / 16, abs=0.01)
+
+
 def test_a_game_clips_the_gradient_norm():
     method = MatchingMeans(clip=1e-3)
     start = method.right.weight.item()
@@ -417,6 +538,8 @@ def test_the_three_ways_to_learn_on_two_processes():
         one, two = learnt[cls.__name__]
         assert one == two
         assert float(one) == pytest.approx(mean, abs=0.02)
+    for name in having(Game):
+        assert learnt[name] == ["0.0", "0.0"], f"{name} has other parameters on the second process"
 
 
 def test_epochs_are_counted_in_batches_for_a_game_with_two_optimizers():

@@ -5,8 +5,10 @@ import torch
 from conftest import suited_digits, tiny
 from test_contract import having, trainer
 
-from zoo.capabilities import Scores
+from zoo.capabilities import Samples, Scores
 from zoo.data import Digits
+from zoo.features import shipped
+from zoo.metrics import fid
 
 
 @pytest.mark.slow
@@ -28,6 +30,29 @@ def test_the_score_of_unseen_digits_improves(name):
     baseline = independent.log_prob(x).flatten(1).sum(1).mean().item()
     assert before < baseline + 3
     assert after > baseline + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(having(Samples)) - set(having(Scores))))
+def test_samples_of_what_gives_no_score_come_closer_to_unseen_digits(name):
+    """Closer than independent pixels, which have the right mean image and variances."""
+    method = tiny(name)
+    data = suited_digits(method)
+    features = shipped("digits")
+    x = data.split("test").x
+    real = features.extract(x).activations
+
+    def distance(images: torch.Tensor) -> float:
+        return fid(real, features.extract(images).activations).value
+
+    stream = torch.Generator().manual_seed(0)
+    before = distance(method.sample(len(x), generator=stream))
+    trainer(max_epochs=60).fit(method, datamodule=data)
+    train = data.split("train").x
+    picked = torch.randint(len(train), (len(x), train[0].numel()), generator=stream)
+    independent = train.flatten(1).gather(0, picked).view_as(x)
+    after = distance(method.sample(len(x), generator=stream))
+    assert after < 0.7 * distance(independent) < before
 
 
 @pytest.mark.slow

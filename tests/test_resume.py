@@ -45,24 +45,25 @@ def assert_same_checkpoint(one: Path, two: Path) -> None:
         assert_equal(a[part], b[part], part)
 
 
-def test_kill_9_in_mid_epoch_then_resume_equals_the_straight_run(zoo_cli, tmp_path):
-    recipe = str(ROOT / "configs/variational/vae_digits.yaml")
-    common = ["fit", "--config", recipe, "--trainer.max_epochs=4", "--score.num_samples=5"]
-    env = {"PYTHONPATH": str(ROOT / "tests")}
+@pytest.mark.parametrize("slug", ["vae-digits", "gan-digits"])
+def test_kill_9_in_mid_epoch_then_resume_equals_the_straight_run(slug, zoo_cli, tmp_path):
+    common = ["fit", "--config", str(zoo.recipe_files()[slug]), "--trainer.max_epochs=4"]
+    common += ["--trainer.check_val_every_n_epoch=1", "--score.every_n_epochs=1", "--score.num_samples=5"]
+    env = {"PYTHONPATH": os.pathsep.join((str(ROOT / "tests"), str(ROOT)))}
 
     zoo_cli(*common, cwd=tmp_path, check=True)
-    straight = tmp_path / "runs/vae-digits/version_0"
+    straight = tmp_path / f"runs/{slug}/version_0"
 
     kill = ["--trainer.callbacks+=killer.KillInEpoch", "--trainer.callbacks.epoch=2"]
     died = zoo_cli(*common, *kill, cwd=tmp_path, env=env)
     assert died.returncode == -signal.SIGKILL
-    killed = tmp_path / "runs/vae-digits/version_1"
+    killed = tmp_path / f"runs/{slug}/version_1"
     assert torch.load(killed / "last.ckpt", weights_only=True)["epoch"] == 1
     assert not (killed / "results.json").exists()
     assert not [name for name in os.listdir(killed) if name.startswith(".")], "a half-written file was left"
 
     zoo_cli(*common, "--ckpt_path=last", cwd=tmp_path, check=True)
-    assert not (tmp_path / "runs/vae-digits/version_2").exists()
+    assert not (tmp_path / f"runs/{slug}/version_2").exists()
     assert_same_checkpoint(straight / "last.ckpt", killed / "last.ckpt")
     assert_same_checkpoint(straight / "best.ckpt", killed / "best.ckpt")
     assert read(straight) == read(killed)

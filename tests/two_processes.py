@@ -1,11 +1,13 @@
-"""As a script: fits the tiny methods of test_contract.py on two processes, prints what each learnt."""
+"""As a script: fits the methods of test_contract.py and every game on two processes."""
 
 import warnings
 
 import torch.distributed
-from test_contract import MatchingMeans, MeanByDescent, MeanInOnePass, trainer
+from conftest import suited_digits, tiny
+from test_contract import MatchingMeans, MeanByDescent, MeanInOnePass, having, trainer
 
 from zoo.data import Digits
+from zoo.method import Game
 
 
 def main() -> None:
@@ -19,6 +21,14 @@ def main() -> None:
         both = fitting.strategy.all_gather(learnt)
         if fitting.is_global_zero:
             print(cls.__name__, *both.tolist())
+    for name in having(Game):
+        method = tiny(name)
+        fitting = trainer(devices=2, strategy="ddp", max_epochs=1, limit_train_batches=3)
+        fitting.fit(method, datamodule=suited_digits(method))
+        weights = torch.cat([p.detach().double().flatten() for p in method.parameters()])
+        one, two = fitting.strategy.all_gather(weights)
+        if fitting.is_global_zero:
+            print(name, float((one - two).abs().max()), float(one.sum() - two.sum()))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 METHODS: dict[str, str] = {
     "DAE": "zoo.autoencoders.dae",
+    "GAN": "zoo.adversarial.gan",
     "IWAE": "zoo.variational.iwae",
     "PCA": "zoo.autoencoders.pca",
     "RBM": "zoo.energy.rbm",

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from zoo.capabilities import Explanation, Partition
+from zoo.distributions import draw_bits
 from zoo.errors import require
 from zoo.estimators import log_mean_exp
 from zoo.shapes import Codes, PerImage
@@ -268,7 +269,7 @@ class BinaryPair(Path[PairState]):
 
     def start(self, num_chains: int) -> PairState:
         """Draws of v from the base rates."""
-        return self.place(_draw(self.c0.expand(num_chains, -1)))
+        return self.place(draw_bits(self.c0.expand(num_chains, -1)))
 
     def log_density(self, state: PairState, beta: float) -> Tensor:
         """The value of log f_beta(v), [M]; at beta = 1 minus the free energy."""
@@ -277,9 +278,9 @@ class BinaryPair(Path[PairState]):
 
     def transition(self, state: PairState, beta: float) -> PairState:
         """Draw h given v, then v given h."""
-        h = _draw(beta * state.drive)
+        h = draw_bits(beta * state.drive)
         return self.place(
-            _draw(torch.addmm((1 - beta) * self.c0 + beta * self.c, h, self.weight.T, alpha=beta))
+            draw_bits(torch.addmm((1 - beta) * self.c0 + beta * self.c, h, self.weight.T, alpha=beta))
         )
 
     def swapped(self) -> "BinaryPair":
@@ -312,16 +313,12 @@ class BinaryPair(Path[PairState]):
         smaller = self.smaller()
         numbers = torch.multinomial(smaller.log_densities().softmax(0), num_chains, replacement=True)
         drawn = settings(numbers, smaller.c)
-        return drawn if smaller is self else _draw(torch.addmm(self.c, drawn, self.weight.T))
+        return drawn if smaller is self else draw_bits(torch.addmm(self.c, drawn, self.weight.T))
 
 
 def settings(numbers: Tensor, like: Tensor) -> Units:
     """Binary digits of integers [M], the lowest first: states [M, D] of as many units as `like` has."""
     return (numbers[:, None] >> torch.arange(len(like), device=numbers.device) & 1).to(like.dtype)
-
-
-def _draw(logits: Tensor) -> Tensor:
-    return (torch.rand_like(logits) < logits.sigmoid()).to(logits.dtype)
 
 
 def log_partition(

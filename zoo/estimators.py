@@ -116,6 +116,19 @@ def free_bits(kl: Tensor, floor: float) -> Tensor:
     return kl.mean(0).clamp(min=floor).sum()
 
 
+def gradient_norms(f: Callable[[Tensor], Tensor], x: Images) -> PerImage:
+    """Norm over all pixels of the gradient of f at each image, in float32; differentiable in f's parameters.
+
+    Args:
+        f: Images [B, C, H, W] to one number each, [B], each of its own image alone.
+        x: Images [B, C, H, W].
+    """
+    with torch.autocast(x.device.type, enabled=False), torch.enable_grad():
+        x = x.detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad(f(x).sum(), x, create_graph=True)
+    return torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+
+
 def active_units(means: Tensor, threshold: float = 1e-2) -> Tensor:
     """Which columns of posterior means [N, D] vary by over `threshold` (Burda et al. 2016, section 5.2)."""
     return means.double().var(0) > threshold

@@ -48,7 +48,8 @@ class Method(LightningModule, ABC):
     paper: ClassVar[str]
     """Citation: authors, title, venue, year."""
     monitor: ClassVar[tuple[str, Literal["min", "max"]] | None] = None
-    """Validation metric that picks the best checkpoint, and its direction; None keeps the last."""
+    """Validation metric that picks the best checkpoint, and its direction; None keeps the last, or, of what
+    samples, the one of lowest `val/fid` where the score measures that while training."""
     progress: ClassVar[str] = "loss"
     """The term shown in the progress bar."""
     ddp_options: ClassVar[dict[str, bool]] = {"broadcast_buffers": False}

@@ -1,13 +1,20 @@
 """Networks without a distribution in sight: numbers in, numbers out."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 Activation = Literal["tanh", "relu"]
+Norm = Literal["none", "batch", "spectral"]
+SMALLEST_MAP = 4
+LEAK = 0.2
+START_STD = 0.02
+AVERAGE_LAG = 10
 
 
 class MLP(nn.Sequential):
@@ -91,3 +98,223 @@ class TwoWay(nn.Module):
         """Inputs of the units below."""
         weight = self.weight.T if self.weight_down is None else self.weight_down
         return nn.functional.linear(h, weight, self.visible_bias)
+
+
+class Average(nn.Module):
+    """A running average of a network's parameters beside its latest buffers; it always answers in eval mode.
+
+    Args:
+        network: What is averaged; it starts as a copy.
+        decay: Weight of the average against the network, reached from below as (1 + t) / (10 + t) at update
+            t; 0 follows the network exactly.
+    """
+
+    updates: Tensor
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.decay = decay
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move towards the network's parameters; copy its buffers, which are averages already."""
+        decay = ((1 + self.updates) / (AVERAGE_LAG + self.updates)).clamp(max=self.decay)
+        for average, parameter in zip(self.network.parameters(), network.parameters(), strict=True):
+            average.lerp_(parameter, 1 - decay)
+        for copied, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
+            copied.copy_(buffer)
+        self.updates += 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the averaged network makes of its input."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            return self.network(x)
+        finally:
+            self.network.train(training)
+
+
+class Maxout(nn.Module):
+    """The largest of `pieces` linear functions, per unit (Goodfellow et al. 2013).
+
+    Args:
+        in_dim: Width of the input.
+        out_dim: Number of units.
+        pieces: Linear functions per unit.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, pieces: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_dim, out_dim * pieces)
+        self.pieces = pieces
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Units [..., out_dim]."""
+        return self.linear(x).unflatten(-1, (-1, self.pieces)).amax(-1)
+
+
+class SigmoidMLP(nn.Sequential):
+    """Codes [B, D] to images [B, C, H, W] in [0, 1] through ReLU layers and sigmoids.
+
+    Args:
+        in_dim: Width D of the code.
+        hidden_dims: Width of each hidden layer.
+        image_shape: (C, H, W) of one image.
+    """
+
+    def __init__(self, in_dim: int, hidden_dims: Sequence[int], image_shape: Sequence[int]) -> None:
+        hidden = MLP(in_dim, hidden_dims, "relu")
+        super().__init__(hidden, PixelReadout(hidden.out_dim, image_shape))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images, in float32."""
+        return super().forward(z).float().sigmoid()
+
+    @torch.no_grad()
+    def start_at(self, logits: Tensor) -> None:
+        """Set untouched (zero) output biases to the logits [C, H, W] of an image."""
+        bias = self[-1].get_parameter("linear.bias")
+        if not bias.any():
+            bias.copy_(logits.flatten())
+
+
+class MaxoutMLP(nn.Sequential):
+    """Images [B, C, H, W] to features [B, F] through dropout and maxout layers.
+
+    Args:
+        image_shape: (C, H, W) of one image.
+        hidden_dims: Units of each maxout layer.
+        pieces: Linear functions per unit.
+        drop_pixels: Share of pixels that is dropped in training mode.
+        drop_units: Share of units that is dropped in training mode.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        hidden_dims: Sequence[int],
+        pieces: int,
+        drop_pixels: float,
+        drop_units: float,
+    ) -> None:
+        super().__init__(nn.Flatten(), nn.Dropout(drop_pixels))
+        self.out_dim = math.prod(image_shape)
+        for width in hidden_dims:
+            self.append(Maxout(self.out_dim, width, pieces)).append(nn.Dropout(drop_units))
+            self.out_dim = width
+
+
+def start_uniform(network: nn.Module, limit: float) -> None:
+    """Draw the weights of linear layers from U[-limit, limit]; biases start at zero."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.uniform_(layer.weight, -limit, limit)
+            nn.init.zeros_(layer.bias)
+
+
+def start_dcgan(network: nn.Module) -> None:
+    """Draw weights from N(0, 0.02^2), gains of batch norms from N(1, 0.02^2); biases start at zero."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(layer.weight, 0.0, START_STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.normal_(layer.weight, 1.0, START_STD)
+
+
+def normalise_spectrally(network: nn.Module) -> None:
+    """Divide every linear and convolutional weight by its largest singular value (Miyato et al. 2018).
+
+    The weight counts as a matrix of outputs x all inputs; each forward in training mode makes one step of
+    power iteration, and none is made in eval mode.
+    """
+    for layer in list(network.modules()):
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            spectral_norm(layer)
+
+
+def halvings(image_shape: Sequence[int]) -> tuple[int, tuple[int, int]]:
+    """How often both sides can be halved while they are even and above 4, and the sides that are left."""
+    _, height, width = image_shape
+    count = 0
+    while height % 2 == 0 == width % 2 and min(height, width) > SMALLEST_MAP:
+        height, width, count = height // 2, width // 2, count + 1
+    return count, (height, width)
+
+
+class ConvDecoder(nn.Sequential):
+    """Codes [B, D] to images [B, C, H, W] in [0, 1]: a linear layer, then convolutions that double the sides.
+
+    Radford et al. 2016: transposed convolutions 4/2/1, each but the last followed by batch norm and ReLU, a
+    tanh at the end. The maps halve at each doubling.
+
+    Args:
+        in_dim: Width D of the code.
+        image_shape: (C, H, W) of one image, whose sides can be halved at least once.
+        channels: Maps before the last convolution.
+        fc_dim: Width of a fully connected layer before the maps; 0 leaves it out.
+    """
+
+    def __init__(self, in_dim: int, image_shape: Sequence[int], channels: int, fc_dim: int = 0) -> None:
+        super().__init__()
+        stages, size = halvings(image_shape)
+        maps = channels * 2 ** (stages - 1)
+        if fc_dim:
+            self.append(nn.Linear(in_dim, fc_dim, bias=False)).append(nn.BatchNorm1d(fc_dim)).append(
+                nn.ReLU()
+            )
+        self.append(nn.Linear(fc_dim or in_dim, maps * math.prod(size), bias=False))
+        self.append(nn.Unflatten(1, (maps, *size)))
+        for _ in range(stages - 1):
+            self.append(nn.BatchNorm2d(maps)).append(nn.ReLU())
+            self.append(nn.ConvTranspose2d(maps, maps // 2, 4, 2, 1, bias=False))
+            maps //= 2
+        self.append(nn.BatchNorm2d(maps)).append(nn.ReLU())
+        self.append(nn.ConvTranspose2d(maps, image_shape[0], 4, 2, 1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images, in float32."""
+        return (1 + super().forward(z).float().tanh()) / 2
+
+
+class ConvEncoder(nn.Sequential):
+    """Images [B, C, H, W] in [0, 1] to features [B, F], by convolutions 4/2/1 that halve the sides.
+
+    Radford et al. 2016: leaky ReLUs of slope 0.2, no normalisation of the first layer. The maps double.
+
+    Args:
+        image_shape: (C, H, W) of one image, whose sides can be halved at least once.
+        channels: Maps after the first convolution.
+        fc_dim: Width of a fully connected layer after the maps; 0 leaves it out.
+        batch_norm: Normalise all layers but the first by the batch.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], channels: int, fc_dim: int = 0, batch_norm: bool = True
+    ) -> None:
+        super().__init__()
+        stages, size = halvings(image_shape)
+        maps = channels
+        self.append(nn.Conv2d(image_shape[0], maps, 4, 2, 1)).append(nn.LeakyReLU(LEAK))
+        for _ in range(stages - 1):
+            self.append(nn.Conv2d(maps, 2 * maps, 4, 2, 1, bias=not batch_norm))
+            maps *= 2
+            if batch_norm:
+                self.append(nn.BatchNorm2d(maps))
+            self.append(nn.LeakyReLU(LEAK))
+        self.append(nn.Flatten())
+        self.out_dim = maps * math.prod(size)
+        if fc_dim:
+            self.append(nn.Linear(self.out_dim, fc_dim, bias=not batch_norm))
+            if batch_norm:
+                self.append(nn.BatchNorm1d(fc_dim))
+            self.append(nn.LeakyReLU(LEAK))
+            self.out_dim = fc_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the images, which enter in [-1, 1]."""
+        return super().forward(2 * x - 1)

@@ -26,6 +26,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import zoo
 from zoo import data as _data  # noqa: F401  (its classes must be known for their short names to work)
 from zoo.callbacks import Grids, Predictions
+from zoo.capabilities import Samples
 from zoo.data import ImageData
 from zoo.errors import OneLine, UsageError, require
 from zoo.evaluation import Evaluator
@@ -333,10 +334,14 @@ class ZooCLI(LightningCLI):
     def _checkpoints(self, folder: Path) -> list[Callback]:
         settings = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
         last = ModelCheckpoint(filename=Path(LAST).stem, save_on_train_epoch_end=True, **settings)
-        if self.model.monitor is None:
+        monitor, every = self.model.monitor, None
+        score_every = self.config[str(self.subcommand)].score.every_n_epochs
+        if monitor is None and score_every and isinstance(self.model, Samples):
+            monitor, every = ("val/fid", "min"), score_every
+        if monitor is None:
             return [last]
-        name, mode = self.model.monitor
-        return [ModelCheckpoint(filename=Path(BEST).stem, monitor=name, mode=mode, **settings), last]
+        settings |= {"monitor": monitor[0], "mode": monitor[1], "every_n_epochs": every}
+        return [ModelCheckpoint(filename=Path(BEST).stem, **settings), last]
 
     def before_fit(self) -> None:
         """Say what is about to happen."""

@@ -1,0 +1,1 @@
+"""Two players: one makes images, the other tells them from real ones."""
