@@ -439,7 +439,7 @@ def test_a_gaussian_machine_is_a_density_of_images():
     torch.testing.assert_close(-method.free_energy(v), scores.logsumexp(1))
     x, log_cell = plane(-5, 6)
     log_p = -method.energy(x.unflatten(1, (1, 1, 2))) - log_z.log_z
-    assert float((log_p + log_cell).logsumexp(0)) == pytest.approx(0.0, abs=1e-6)
+    assert (log_p + log_cell).logsumexp(0).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def gaussian(scale=0.5, seed=0, visible=4, hidden=3):
@@ -528,7 +528,7 @@ def test_the_pseudo_likelihood_of_gaussian_units_is_that_of_a_fine_grid():
         along = v.repeat(len(line), 1)
         along[:, i] = line
         log_z = (-method.free_energy(along)).logsumexp(0) + math.log(float(line[1] - line[0]))
-        exact.append(float(-method.free_energy(v) - log_z))
+        exact.append((-method.free_energy(v) - log_z).item())
     x = (method.pixels.mean + method.pixels.std * v).repeat(2000, 1)
     values = method.loss(batch_of(x, (1, 1, 4)))["pseudo_log_prob"] + method.pixels.log_volume
     assert len(values.detach().mul(1e6).round().unique()) == 4
