@@ -260,6 +260,17 @@ def test_it_starts_at_the_base_rates_and_only_once():
     torch.testing.assert_close(method.pixels.bias.detach(), expected + 1, atol=1e-5, rtol=1e-5)
 
 
+def test_persistent_chains_start_at_the_base_rates_too():
+    class Look(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.mean = pl_module.chains.mean(0)
+
+    look, method = Look(), tiny("RBM", num_chains=5000)
+    data = suited_digits(method)
+    trainer(limit_train_batches=1, limit_val_batches=0, callbacks=[look]).fit(method, datamodule=data)
+    torch.testing.assert_close(look.mean, base_rates(data.mean_image()).sigmoid(), atol=0.04, rtol=0)
+
+
 def test_gaussian_units_are_standardised_pixels():
     method, _ = fitted(1, visible="gaussian", lr=1e-9)
     data = suited_digits(method)
@@ -439,7 +450,7 @@ def test_a_gaussian_machine_is_a_density_of_images():
     torch.testing.assert_close(-method.free_energy(v), scores.logsumexp(1))
     x, log_cell = plane(-5, 6)
     log_p = -method.energy(x.unflatten(1, (1, 1, 2))) - log_z.log_z
-    assert float((log_p + log_cell).logsumexp(0)) == pytest.approx(0.0, abs=1e-6)
+    assert (log_p + log_cell).logsumexp(0).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def gaussian(scale=0.5, seed=0, visible=4, hidden=3):
@@ -528,7 +539,7 @@ def test_the_pseudo_likelihood_of_gaussian_units_is_that_of_a_fine_grid():
         along = v.repeat(len(line), 1)
         along[:, i] = line
         log_z = (-method.free_energy(along)).logsumexp(0) + math.log(float(line[1] - line[0]))
-        exact.append(float(-method.free_energy(v) - log_z))
+        exact.append((-method.free_energy(v) - log_z).item())
     x = (method.pixels.mean + method.pixels.std * v).repeat(2000, 1)
     values = method.loss(batch_of(x, (1, 1, 4)))["pseudo_log_prob"] + method.pixels.log_volume
     assert len(values.detach().mul(1e6).round().unique()) == 4
@@ -567,6 +578,21 @@ def test_a_walk_with_a_generator_leaves_the_callers_stream_and_gradients_alone()
         next(walk)
         assert torch.is_grad_enabled()
         assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_walk_goes_on_from_state_to_state_and_burns_in_before_the_first(monkeypatch):
+    method = tiny("RBM", sample_steps=7)
+    steps, gibbs = [], method.pixels.gibbs
+
+    def note(v, num_steps, *theta):
+        after, m = gibbs(v, num_steps, *theta)
+        steps.append((num_steps, v, after))
+        return after, m
+
+    monkeypatch.setattr(method.pixels, "gibbs", note)
+    method.sample(3)
+    assert [num_steps for num_steps, _, _ in steps] == [3, 1, 1, 1, 1]
+    assert all(last[2] is first[1] for last, first in pairwise(steps))
 
 
 def test_long_runs_visit_images_as_often_as_the_model_says():
