@@ -280,11 +280,17 @@ def test_the_gradient_penalty_looks_between_real_and_generated_with_a_share_per_
 
 
 def test_r1_is_the_squared_gradient_at_real_images_alone():
-    method = with_logit(dcgan(penalty="r1", norm="none", penalty_weight=0.5), Linear(64))
-    x = torch.rand(4, *SHAPE)
-    terms = method.discriminator_loss(x, torch.full((4, *SHAPE), math.nan))
-    squared = method.discriminator.w.square().sum().item()
-    assert terms["penalty"].tolist() == pytest.approx([squared] * 4, rel=1e-4)
+    class Bowl(nn.Module):
+        """d(x) = |x|^2 / 2, whose gradient is x."""
+
+        def forward(self, x):
+            return x.square().flatten(1).sum(1, keepdim=True) / 2
+
+    method = with_logit(dcgan(penalty="r1", norm="none", penalty_weight=0.5), Bowl())
+    x, fake = torch.rand(4, *SHAPE), torch.rand(4, *SHAPE)
+    terms = method.discriminator_loss(x, fake)
+    assert torch.allclose(terms["penalty"], x.square().flatten(1).sum(1))
+    assert torch.allclose(terms["loss"], terms["distance"] + 0.5 * terms["penalty"])
 
 
 def test_gradient_norms_of_a_square_and_in_mixed_precision():
