@@ -103,10 +103,12 @@ def weights_sha256(method: Method) -> str:
 
 
 def _tensors(method: Method) -> dict[str, Tensor]:
-    """The state on the CPU, contiguous; of tied tensors only the first name."""
+    """The published state on the CPU, contiguous; of tied tensors only the first name."""
     seen: set[tuple[int, tuple[int, ...]]] = set()
     tensors = {}
     for name, tensor in method.state_dict().items():
+        if name in method.unpublished:
+            continue
         place = (tensor.data_ptr(), tuple(tensor.shape))
         if tensor.numel() and place in seen:
             continue

@@ -81,6 +81,11 @@ class Method(LightningModule, ABC):
         return ()
 
     @property
+    def unpublished(self) -> tuple[str, ...]:
+        """State that checkpoints keep and published weights leave out, such as a code per training image."""
+        return ()
+
+    @property
     def epochs_done(self) -> float:
         """Passes over the training set so far, fractions included; 0 without a trainer.
 
@@ -92,13 +97,21 @@ class Method(LightningModule, ABC):
         return loop.epoch_loop.batch_progress.total.ready / max(1, loop.max_batches)
 
     def setup(self, stage: str) -> None:
-        """Refuse unsuitable data before anything is done with them; tell DDP how to share the method."""
+        """Tell DDP how to share the method; refuse unsuitable data, and start a fit from suitable ones."""
         if isinstance(self.trainer.strategy, DDPStrategy):
             for option, value in self.ddp_options.items():
                 self.trainer.strategy._ddp_kwargs.setdefault(option, value)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             self.refuse_unsuitable(data)
+            if stage == "fit":
+                self.start_from(data)
+
+    def start_from(self, data: Any) -> None:
+        """Take up what the method's start needs of the training images, on every process alike.
+
+        Called before each fit, a resumed one included, whose checkpoint is loaded afterwards.
+        """
 
     def refuse_unsuitable(self, data: Any) -> None:
         """Compare a data module's shape and kind of pixels with what the method can learn from.

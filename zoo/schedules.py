@@ -1,8 +1,20 @@
-"""Pure functions of the epoch. An epoch is a float: 2.5 is half-way through the third pass."""
+"""Pure functions of the epoch, and step sizes made of them.
+
+An epoch is a float: 2.5 is half-way through the third pass.
+"""
 
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from zoo.errors import require
+
+Schedule = Literal["constant", "cosine", "tripling_stages"]
+STAGES = 8
 
 
 def phase(epoch: int, lengths: Sequence[int]) -> int:
@@ -37,3 +49,28 @@ def tripling_stages(epoch: float, stages: int, final: float) -> float:
         stage += 1
         end += 3**stage
     return final ** (stage / (stages - 1))
+
+
+def scheduled(
+    optimizer: Optimizer, schedule: Schedule, max_epochs: int | None, final: float
+) -> dict[str, Any]:
+    """What `configure_optimizers` returns: an optimizer whose step sizes are set at the start of each epoch.
+
+    Args:
+        optimizer: Its step sizes are those of the start.
+        schedule: `constant`; `cosine` over the trainer's epochs; `tripling_stages`.
+        max_epochs: The trainer's.
+        final: The factor at the end.
+
+    Raises:
+        UsageError: If the schedule needs an end and the trainer has none.
+    """
+    length = float(max_epochs or 0)
+    endless = schedule == "cosine" and length < 1
+    require(not endless, f"lr_schedule: cosine needs a positive trainer.max_epochs, got {length:g}")
+    factor = {
+        "constant": lambda _: 1.0,
+        "cosine": lambda epoch: cosine(float(epoch), length, final),
+        "tripling_stages": lambda epoch: tripling_stages(float(epoch), STAGES, final),
+    }[schedule]
+    return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, factor)}

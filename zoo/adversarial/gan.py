@@ -14,7 +14,7 @@ loss and moves both players at once where this follows Algorithm 1.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -153,14 +153,11 @@ class GAN(Game, Samples, Decodes):
             normalise_spectrally(self.discriminator)
         self.average = Average(self.generator, ema_decay)
 
-    def setup(self, stage: str) -> None:
+    def start_from(self, data: Any) -> None:
         """Start the output biases of an untouched `mlp2014` generator at the mean training image."""
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and data is not None:
-            for network in (self.generator, self.average.network):
-                if isinstance(network, SigmoidMLP):
-                    network.start_at(data.mean_image().clamp(*MEAN_RANGE).logit())
+        for network in (self.generator, self.average.network):
+            if isinstance(network, SigmoidMLP):
+                network.start_at(data.mean_image().clamp(*MEAN_RANGE).logit())
 
     def players(self) -> dict[str, nn.Module]:
         return {"discriminator": self.discriminator, "generator": self.generator}

@@ -25,7 +25,7 @@ from zoo.errors import require
 from zoo.method import Batch, Descent, PixelKind, Terms
 from zoo.networks import TwoWay
 from zoo.randomness import drawing_from
-from zoo.schedules import cosine, phase
+from zoo.schedules import Schedule, phase, scheduled
 from zoo.shapes import Codes, Images
 
 
@@ -104,7 +104,8 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
         )
         self.walkback_steps, self.walk_steps, self.emit_steps = walkback_steps, walk_steps, emit_steps
         self.likelihood, self.sigma, self.pretrain_epochs = likelihood, sigma, pretrain_epochs
-        self.optimizer_name, self.lr, self.lr_final, self.lr_schedule = optimizer, lr, lr_final, lr_schedule
+        self.optimizer_name, self.lr, self.lr_final = optimizer, lr, lr_final
+        self.lr_schedule: Schedule = lr_schedule
         self.corrupt = process(corruption, level)
         self.activation = {"logistic": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu}[activation]
         widths = (math.prod(self.image_shape), *hidden_dims)
@@ -226,14 +227,5 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
     def configure_optimizers(self) -> dict:
         """The optimizer, its step size set at the start of each epoch."""
         choice = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[self.optimizer_name]
-        length = float(self.trainer.max_epochs or 0)
-        require(
-            self.lr_schedule != "cosine" or length > 0,
-            f"lr_schedule: cosine needs a positive trainer.max_epochs, got {length:g}",
-        )
         optimizer = choice(self.parameters(), lr=self.lr)
-        factor = {
-            "constant": lambda _: 1.0,
-            "cosine": lambda epoch: cosine(float(epoch), length, self.lr_final / self.lr),
-        }[self.lr_schedule]
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+        return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final / self.lr)

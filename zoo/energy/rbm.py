@@ -131,11 +131,9 @@ class RBM(Descent, Emits, Normalises, Repairs, Encodes, Decodes, Reconstructs):
         """W, b and c."""
         return self.weight, self.bias, self.pixels.bias
 
-    def setup(self, stage: str) -> None:
-        """Start biases and persistent chains at the training images' means, if there is a datamodule."""
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and data is not None and self.pixels.untouched:
+    def start_from(self, data: Any) -> None:
+        """Start untouched biases and persistent chains at the training images' means."""
+        if self.pixels.untouched:
             self.pixels.start_at(data.mean_image(), data.originals("train"))
             if self.persistent:
                 with own_stream(torch.initial_seed() % 2**63, self.global_rank):

@@ -23,8 +23,9 @@ from zoo.errors import require
 from zoo.estimators import iwae_bound
 from zoo.method import Batch, Terms
 from zoo.networks import MLP
+from zoo.schedules import Schedule
 from zoo.shapes import Codes, Images
-from zoo.variational.latent_variable import LatentVariable, Schedule
+from zoo.variational.latent_variable import LatentVariable
 
 DRAWS_FOR_MEANS = 50
 """Draws of h1 over which the mean of h2 is averaged (Burda et al. 2016, section 5.2)."""

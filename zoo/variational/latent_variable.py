@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from torch.distributions import Distribution
@@ -13,11 +13,8 @@ from zoo.errors import require
 from zoo.estimators import importance_bound
 from zoo.method import Descent, PixelKind
 from zoo.randomness import drawing_from
-from zoo.schedules import cosine, tripling_stages
+from zoo.schedules import Schedule, scheduled
 from zoo.shapes import Codes, Images, PerImage, PerSample
-
-Schedule = Literal["constant", "cosine", "tripling_stages"]
-STAGES = 8
 
 
 class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
@@ -53,18 +50,16 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
         super().__init__(image_shape)
         for name, value in {"lr": lr, "lr_final": lr_final, "adam_eps": adam_eps}.items():
             require(value > 0, f"{name} must be positive, got {value}")
-        self.lr, self.lr_final, self.lr_schedule, self.adam_eps = lr, lr_final, lr_schedule, adam_eps
+        self.lr, self.lr_final, self.adam_eps = lr, lr_final, adam_eps
+        self.lr_schedule: Schedule = lr_schedule
 
     @property
     def accepts(self) -> tuple[PixelKind, ...]:
         return self.pixels.accepts
 
-    def setup(self, stage: str) -> None:
-        """Start the decoder's output biases at the mean training image; needs the trainer's datamodule."""
-        super().setup(stage)
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and data is not None:
-            self.pixels.start_at(data.mean_image())
+    def start_from(self, data: Any) -> None:
+        """Start the decoder's output biases at the mean training image."""
+        self.pixels.start_at(data.mean_image())
 
     @abstractmethod
     def prior(self) -> Distribution:
@@ -120,15 +115,4 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
     def configure_optimizers(self) -> dict:
         """Adam, its step size set at the start of each epoch."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, eps=self.adam_eps)
-        final = self.lr_final / self.lr
-        length = self.trainer.max_epochs or 0
-        require(
-            self.lr_schedule != "cosine" or length > 0,
-            f"lr_schedule: cosine needs a positive trainer.max_epochs, got {length}",
-        )
-        factor = {
-            "constant": lambda _: 1.0,
-            "cosine": lambda epoch: cosine(float(epoch), float(length), final),
-            "tripling_stages": lambda epoch: tripling_stages(float(epoch), STAGES, final),
-        }[self.lr_schedule]
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor)}
+        return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final / self.lr)

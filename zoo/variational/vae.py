@@ -19,9 +19,9 @@ from zoo.errors import require
 from zoo.estimators import free_bits
 from zoo.method import Batch, Terms
 from zoo.networks import MLP, Activation
-from zoo.schedules import warm_up
+from zoo.schedules import Schedule, warm_up
 from zoo.shapes import Codes, Images
-from zoo.variational.latent_variable import LatentVariable, Schedule
+from zoo.variational.latent_variable import LatentVariable
 
 
 class VAE(LatentVariable):
