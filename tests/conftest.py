@@ -35,6 +35,7 @@ TINY: dict[str, dict] = {
         "discriminator_lr": 1e-3,
         "ema_decay": 0.9,
     },
+    "GLO": {"latent_dim": 4, "channels": 8, "levels": 2, "encode_steps": 5},
     "PCA": {"latent_dim": 4},
     "DAE": {"hidden_dims": (16, 8), "pretrain_epochs": 1, "num_starts": 9, "walk_steps": 7, "emit_steps": 3},
     "IWAE": {"num_samples": 3, "latent_dims": (6, 4), "hidden_dims": (16, 8), "lr_schedule": "constant"},

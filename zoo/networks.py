@@ -2,11 +2,13 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 from torch.nn.utils.parametrizations import spectral_norm
 
 Activation = Literal["tanh", "relu"]
@@ -100,6 +102,17 @@ class TwoWay(nn.Module):
         return nn.functional.linear(h, weight, self.visible_bias)
 
 
+@contextmanager
+def evaluated(network: nn.Module) -> Iterator[None]:
+    """Run a block with a network in eval mode."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
 class Average(nn.Module):
     """A running average of a network's parameters beside its latest buffers; it always answers in eval mode.
 
@@ -129,12 +142,8 @@ class Average(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the averaged network makes of its input."""
-        training = self.network.training
-        self.network.eval()
-        try:
+        with evaluated(self.network):
             return self.network(x)
-        finally:
-            self.network.train(training)
 
 
 class Maxout(nn.Module):
@@ -318,3 +327,38 @@ class ConvEncoder(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Features of the images, which enter in [-1, 1]."""
         return super().forward(2 * x - 1)
+
+
+class LaplacianPyramid(nn.Module):
+    """Images [B, C, H, W] to their Laplacian pyramid, finest level first, a low-pass image last.
+
+    Sides are padded to multiples of 2^levels by repeating the border. Each level is blurred by a 5 x 5
+    binomial kernel and averaged over 2 x 2 pixels to make the next; what this loses, enlarged again, is the
+    level of the pyramid (Burt, Adelson 1983).
+
+    Args:
+        levels: Number of levels, the low-pass one included.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+        self.register_buffer("kernel", torch.outer(row, row).expand(1, 1, -1, -1), persistent=False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """The levels, [B, C, H / 2^j, W / 2^j]."""
+        side = 2**self.levels
+        down, right = -x.shape[-2] % side, -x.shape[-1] % side
+        x = pad(x, (right // 2, right - right // 2, down // 2, down - down // 2), mode="replicate")
+        pyramid = []
+        for _ in range(self.levels - 1):
+            margin = self.kernel.shape[-1] // 2
+            kernel = self.kernel.to(x).expand(x.shape[1], -1, -1, -1)
+            blurred = conv2d(pad(x, (margin,) * 4, mode="replicate"), kernel, groups=x.shape[1])
+            smaller = avg_pool2d(blurred, 2)
+            pyramid.append(x - interpolate(smaller, scale_factor=2.0))
+            x = smaller
+        return [*pyramid, x]

@@ -1,0 +1,1 @@
+"""Codes as free parameters: one file per method."""
