@@ -11,12 +11,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, tiny
 from PIL import Image
 from safetensors.torch import load_file
 
 import zoo
+from zoo.callbacks import grid
 from zoo.cli import main
+from zoo.hub import save_pretrained
 from zoo.results import SCHEMA, Results
 
 RECIPE = str(ROOT / "configs/variational/vae_digits.yaml")
@@ -96,6 +98,11 @@ MISTAKES = {
         ["sample", "nowhere", "--out=x.gif"],
         "out must end in .png or .safetensors, got 'x.gif'",
     ),
+    "unknown film": (
+        ["sample", "nowhere", "--film", "--out=x.mp4"],
+        "out must end in .gif or .png, got 'x.mp4'",
+    ),
+    "no frames": (["sample", "nowhere", "--film", "--frames=0"], "frames must be at least 1, got 0"),
     "no model given": (["sample"], "the following arguments are required: model"),
     "unknown data set": (
         ["data", "prepare", "--name=CIFAR"],
@@ -271,6 +278,30 @@ def test_sample_draws_the_same_images_for_the_same_seed(zoo_cli, digits_run, tmp
     assert torch.equal(one, here)
     with Image.open(tmp_path / "c.png") as picture:
         assert picture.mode == "L"
+
+
+@pytest.mark.parametrize("out", ["film.gif", "film.png"])
+def test_a_film_shows_the_chain_from_its_first_state_to_the_sample(zoo_cli, tmp_path, out):
+    method = tiny("RBM")
+    save_pretrained(method, tmp_path / "rbm")
+    film = ["--film", "--frames=4", "--n=4", "--seed=3", *([] if out == "film.gif" else [f"--out={out}"])]
+    zoo_cli("sample", "rbm", *film, cwd=tmp_path, check=True)
+    states = list(method.walk(4, generator=torch.Generator().manual_seed(3)))
+    with Image.open(tmp_path / out) as picture:
+        assert picture.n_frames == 4
+        shown = []
+        for i in range(4):
+            picture.seek(i)
+            shown.append(np.asarray(picture.convert("L")))
+    for frame, i in zip(shown, (0, 3, 6, 9), strict=True):
+        np.testing.assert_array_equal(frame, np.asarray(grid(states[i], 2)))
+
+
+def test_what_has_no_chain_makes_no_film(zoo_cli, digits_run, tmp_path):
+    result = zoo_cli("sample", str(digits_run / "model"), "--film", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith("VAE has no chain to film")
+    assert not list(tmp_path.iterdir())
 
 
 def test_predict_writes_codes_and_reconstructions(zoo_cli, digits_run):

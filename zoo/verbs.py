@@ -10,7 +10,13 @@ from zoo.errors import OneLine, UsageError, require
 
 
 def sample(
-    model: str, n: int = 64, seed: int = 0, out: str = "samples.png", revision: str | None = None
+    model: str,
+    n: int = 64,
+    seed: int = 0,
+    out: str | None = None,
+    film: bool = False,
+    frames: int = 60,
+    revision: str | None = None,
 ) -> None:
     """Draw images from a saved model.
 
@@ -18,26 +24,42 @@ def sample(
         model: A folder written by fit (`.../model`), or `owner/name` on the Hub.
         n: How many images.
         seed: Seed of the draw.
-        out: A .png (one grid) or .safetensors (tensor `images`, [n, C, H, W] in [0, 1]).
+        out: A .png (one grid) or .safetensors (tensor `images`, [n, C, H, W] in [0, 1]); of a film, a .gif or
+            an animated .png. By default samples.png or film.gif.
+        film: Show the Markov chains on their way to the images.
+        frames: Most frames of a film, evenly spaced over the chains' steps.
         revision: Branch, tag or commit on the Hub.
     """
+    out = out or ("film.gif" if film else "samples.png")
     suffix = os.path.splitext(out)[1]
-    require(suffix in (".png", ".safetensors"), f"out must end in .png or .safetensors, got {out!r}")
+    kinds = (".gif", ".png") if film else (".png", ".safetensors")
+    require(suffix in kinds, f"out must end in {' or '.join(kinds)}, got {out!r}")
     require(n >= 1, f"n must be at least 1, got {n}")
+    require(frames >= 1, f"frames must be at least 1, got {frames}")
     require(seed >= 0, f"seed must not be negative, got {seed}")
     import torch
 
     import zoo
-    from zoo.capabilities import Samples
+    from zoo.capabilities import Samples, Walks
 
     method = zoo.from_pretrained(model, revision)
+    name, columns = type(method).__name__, max(1, round(n**0.5))
+    generator = torch.Generator().manual_seed(seed)
+    if film:
+        from zoo.callbacks import save_film
+
+        if not isinstance(method, Walks):
+            raise UsageError(f"{name} has no chain to film")
+        save_film(method.walk(n, generator=generator), out, columns, frames)
+        sys.stdout.write(f"film of {n} chains: {out}\n")
+        return
     if not isinstance(method, Samples):
-        raise UsageError(f"{type(method).__name__} does not sample")
-    images = method.sample(n, generator=torch.Generator().manual_seed(seed))
+        raise UsageError(f"{name} does not sample")
+    images = method.sample(n, generator=generator)
     if suffix == ".png":
         from zoo.callbacks import save_grid
 
-        save_grid(images, out, max(1, round(n**0.5)))
+        save_grid(images, out, columns)
     else:
         from safetensors.torch import save
 
@@ -280,15 +302,15 @@ def run(argv: list[str]) -> None:
     function = VERBS[argv[0]]
     description = (function.__doc__ or "").split("\n")[0]
     parser = Parser(prog=f"zoo {argv[0]}", description=description, allow_abbrev=False)
-    several = {
-        name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.annotation in (list[str], list[str] | None)
-    }
-    for name, parameter in several.items():
-        needed = parameter.default is inspect.Parameter.empty
-        parser.add_argument(name if needed else f"--{name}", nargs="+", help=_described(function, name))
-    parser.add_function_arguments(function, as_positional=True, skip=set(several))
+    parameters = inspect.signature(function).parameters
+    own = {name for name, p in parameters.items() if p.annotation in (bool, list[str], list[str] | None)}
+    for name in sorted(own):
+        text, needed = _described(function, name), parameters[name].default is inspect.Parameter.empty
+        if parameters[name].annotation is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=text)
+        else:
+            parser.add_argument(name if needed else f"--{name}", nargs="+", help=text)
+    parser.add_function_arguments(function, as_positional=True, skip=own)
     function(**vars(parser.parse_args(argv[1:])))
 
 
