@@ -1,13 +1,12 @@
-"""As a script: fits the methods of test_contract.py and every game on two processes."""
+"""As a script: fits the methods of test_contract.py and all methods of the zoo on two processes."""
 
 import warnings
 
 import torch.distributed
 from conftest import suited_digits, tiny
-from test_contract import MatchingMeans, MeanByDescent, MeanInOnePass, having, trainer
+from test_contract import ALL, MatchingMeans, MeanByDescent, MeanInOnePass, lasting, trainer
 
 from zoo.data import Digits
-from zoo.method import Game
 
 
 def main() -> None:
@@ -21,12 +20,12 @@ def main() -> None:
         both = fitting.strategy.all_gather(learnt)
         if fitting.is_global_zero:
             print(cls.__name__, *both.tolist())
-    for name in having(Game):
+    for name in ALL:
         method = tiny(name)
         fitting = trainer(devices=2, strategy="ddp", max_epochs=1, limit_train_batches=3)
-        fitting.fit(method, datamodule=suited_digits(method))
-        weights = torch.cat([p.detach().double().flatten() for p in method.parameters()])
-        one, two = fitting.strategy.all_gather(weights)
+        fitting.fit(method, datamodule=suited_digits(method, batch_size=25))
+        shared = [value for key, value in lasting(method).items() if key not in method.per_process]
+        one, two = fitting.strategy.all_gather(torch.cat([value.double().flatten() for value in shared]))
         if fitting.is_global_zero:
             print(name, float((one - two).abs().max()), float(one.sum() - two.sum()))
     torch.distributed.barrier()

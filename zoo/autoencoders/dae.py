@@ -118,6 +118,10 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
         return ("binary",) if self.likelihood == "bernoulli" else ("real", "deq")
 
     @property
+    def per_process(self) -> tuple[str, ...]:
+        return ("starts",)
+
+    @property
     def phase(self) -> int:
         """The layer that is pretrained in this epoch; their number once all are trained together."""
         return phase(self.current_epoch, len(self.layers) * (self.pretrain_epochs,))

@@ -114,7 +114,7 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         self.register_buffer("guess_weight", torch.zeros(latent_dim, math.prod(self.image_shape)))
         self.register_buffer("guess_bias", torch.zeros(latent_dim))
         self.register_parameter("codes", None)
-        self._ddp_params_and_buffers_to_ignore = ["codes"]
+        self._ddp_params_and_buffers_to_ignore = ["codes", ".codes"]  # the reducer's name has a dot
 
     @property
     def accepts(self) -> tuple[PixelKind, ...]:
@@ -202,7 +202,8 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         with torch.enable_grad(), evaluated(self.generator):
             for _ in range(self.encode_steps):
                 distance = self.distance(self.generator(z), x).sum()
-                (z.grad,) = torch.autograd.grad(distance, z)
+                (gradient,) = torch.autograd.grad(distance, z)
+                z.grad = along_ball(gradient, z.detach())
                 optimizer.step()
                 z.data = into_ball(z.data)
         return z.detach()
@@ -224,6 +225,16 @@ def into_ball(z: Codes) -> Codes:
     """Codes [N, D] projected onto the unit ball; those inside are untouched."""
     norm = z.norm(dim=1, keepdim=True)
     return torch.where(norm > 1 + SLACK, z / norm, z)
+
+
+def along_ball(gradient: Codes, z: Codes) -> Codes:
+    """Gradients [N, D] without what would only lead codes on the sphere out of the ball.
+
+    Else coordinate-wise step sizes would turn that part into a pull along the sphere.
+    """
+    inward = (gradient * z).sum(1, keepdim=True)
+    leaving = (z.norm(dim=1, keepdim=True) > 1 - SLACK) & (inward < 0)
+    return torch.where(leaving, gradient - inward * z, gradient)
 
 
 def psnr(x: Images, y: Images) -> PerImage:
