@@ -15,7 +15,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
-from torch.nn.functional import embedding, linear
+from torch.nn.functional import embedding
 
 from zoo.capabilities import Decodes, Encodes, Reconstructs, Samples
 from zoo.distributions import GaussianMixture
@@ -24,7 +24,7 @@ from zoo.method import Batch, Descent, PixelKind, Terms
 from zoo.networks import ConvDecoder, LaplacianPyramid, evaluated, halvings, start_dcgan
 from zoo.optimizers import LazyAdam
 from zoo.randomness import drawing_from
-from zoo.schedules import Schedule, scheduled
+from zoo.schedules import Schedule, linear, scheduled
 from zoo.shapes import Codes, Images, PerImage
 
 BYTE, DECIBELS = 255, 10.0
@@ -51,7 +51,7 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         num_components: Gaussians with full covariance that are fitted to the codes to sample from; the
             paper's is 1.
         encode_steps: Steps of Adam towards the code of an unseen image.
-        encode_lr: Their step size.
+        encode_lr: Their first step size, which falls linearly.
         optimizer: Adam, or the paper's SGD, which wants `lr: 1` and `code_lr: 10`.
         lr: Step size of the generator at the start.
         code_lr: Step size of the codes at the start.
@@ -197,10 +197,11 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
 
     def encode(self, x: Images) -> Codes:
         """The code whose image is nearest, by `encode_steps` steps of Adam inside the ball."""
-        z = into_ball(linear(x.flatten(1), self.guess_weight, self.guess_bias)).requires_grad_()
+        z = into_ball(x.flatten(1) @ self.guess_weight.T + self.guess_bias).requires_grad_()
         optimizer = torch.optim.Adam([z], self.encode_lr)
         with torch.enable_grad(), evaluated(self.generator):
-            for _ in range(self.encode_steps):
+            for step in range(self.encode_steps):
+                optimizer.param_groups[0]["lr"] = self.encode_lr * linear(step, self.encode_steps)
                 distance = self.distance(self.generator(z), x).sum()
                 (gradient,) = torch.autograd.grad(distance, z)
                 z.grad = along_ball(gradient, z.detach())
