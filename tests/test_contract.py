@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 import zoo
+from zoo.callbacks import interpolations
 from zoo.capabilities import (
     Decodes,
     Emits,
@@ -333,6 +334,18 @@ def test_codes_and_means(name):
         assert layers[-1].shape == code.shape
     if isinstance(method, Decodes):
         assert method.decode(code).shape == (6, 1, 8, 8)
+
+
+@pytest.mark.parametrize("name", sorted({*having(Encodes)} & {*having(Decodes)}))
+def test_interpolations_lead_from_one_image_to_the_other(name):
+    method, x = begun(name).eval(), images(n=6)
+    torch.manual_seed(0)
+    strips = interpolations(method, x, 5).unflatten(0, (3, 5))
+    assert torch.equal(strips[:, 0], x[::2])
+    assert torch.equal(strips[:, -1], x[1::2])
+    torch.manual_seed(0)
+    middle = (method.encode(x[::2]) + method.encode(x[1::2])) / 2
+    torch.testing.assert_close(strips[:, 2], method.decode(middle))
 
 
 @pytest.mark.parametrize("name", having(Reconstructs))

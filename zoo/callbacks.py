@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
-from zoo.capabilities import Classifies, Clusters, Encodes, Reconstructs, Samples
+from zoo.capabilities import Classifies, Clusters, Decodes, Encodes, Reconstructs, Samples
 from zoo.data import Split
 from zoo.errors import require
 from zoo.evaluation import data_of, results_folder
@@ -69,8 +69,25 @@ def save_film(states: Iterable[Tensor], path: str | Path, columns: int, num_fram
         first.save(temporary, kind, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
+def interpolations(method: Any, x: Tensor, columns: int) -> Tensor:
+    """From the first of every two images [2N, C, H, W] to the second, by codes on the line between theirs.
+
+    Args:
+        method: Encodes and decodes.
+        x: The images.
+        columns: Images per row, the given two at its ends; at least 2.
+
+    Returns:
+        Images [N * columns, C, H, W], row by row.
+    """
+    one, two = method.encode(x[::2]), method.encode(x[1::2])
+    between = [one.lerp(two, i / (columns - 1)) for i in range(1, columns - 1)]
+    row = [x[::2], *map(method.decode, between), x[1::2]]
+    return torch.stack(row, 1).flatten(0, 1)
+
+
 class Grids(Callback):
-    """Writes `samples.png` and `reconstructions.png` into the run's folder while training and after the test.
+    """Writes `samples.png`, `reconstructions.png` and `interpolations.png` while training and after the test.
 
     Args:
         every_n_epochs: Training epochs between two pictures.
@@ -107,6 +124,9 @@ class Grids(Callback):
                 x = data_of(trainer).split(split).x[: self.side**2 // 2].to(method.device)
                 pairs = torch.stack((x, method.reconstruct(x)), 1)
                 pictures["reconstructions"] = pairs.flatten(0, 1)
+            if isinstance(method, Encodes) and isinstance(method, Decodes) and self.side > 1:
+                x = data_of(trainer).split(split).x[: 2 * self.side].to(method.device)
+                pictures["interpolations"] = interpolations(method, x, self.side)
         method.train(training)
         for name, images in pictures.items():
             save_grid(images, folder / f"{name}.png", self.side)

@@ -145,6 +145,11 @@ def bits_per_dim(nats: float, dims: int, bytes_scaled: bool = False) -> float:
     return nats / (math.log(2) * dims) + (8.0 if bytes_scaled else 0.0)
 
 
+def psnr(x: Images, y: Images) -> PerImage:
+    """Peak signal-to-noise ratio between images [B, C, H, W] in [0, 1], in decibels."""
+    return -10 * (x - y).square().flatten(1).mean(1).log10()
+
+
 def pairwise_log_prob(distribution: Distribution, values: Tensor) -> Tensor:
     """The value of log p_j(x_i) of every x under every member of a batch of p, [N, M], float64.
 

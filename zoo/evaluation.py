@@ -20,7 +20,7 @@ from torch import Tensor
 from zoo.capabilities import Clusters, Encodes, Infers, Normalises, Reconstructs, Scores, Weighs
 from zoo.data import ImageData
 from zoo.errors import UsageError, require
-from zoo.estimators import importance_bound
+from zoo.estimators import importance_bound, psnr
 from zoo.files import write_bytes
 from zoo.hub import weights_sha256
 from zoo.method import Batch, Method
@@ -134,8 +134,9 @@ class Evaluator(Callback):
         if "clusters" in wanted and isinstance(method, Clusters):
             values["log_prob_cluster"] = method.cluster(batch.x)
         if "reconstruction" in wanted and isinstance(method, Reconstructs):
-            error = method.reconstruct(batch.x) - batch.x
-            values["reconstruction_error"] = error.square().flatten(1).sum(1)
+            y = method.reconstruct(batch.x)
+            values["reconstruction_error"] = (y - batch.x).square().flatten(1).sum(1)
+            values["reconstruction_psnr"] = psnr(y.clamp(0, 1), batch.x)
         return values
 
     def _likelihoods(self, method: Method, x: Tensor) -> dict[str, Tensor]:

@@ -122,10 +122,12 @@ def _log_likelihood(scene: Scene, side: Side, mean: tuple[float, float], how: st
 
 
 def reconstruction(scene: Scene) -> None:
-    """Squared error of the reconstructed test images."""
-    values = scene.per_image["reconstruction_error"]
+    """Squared error of the reconstructed test images; of grey ones also the signal-to-noise ratio."""
+    values, ratios = scene.per_image["reconstruction_error"], scene.per_image["reconstruction_psnr"]
     how = f"{scene.data.protocol}; {len(values)} images, mean reconstruction"
     scene.put("reconstruction_error", mean_and_error(values), "squared error/image", Side.EXACT, how)
+    if scene.data.pixels != "binary" and ratios.isfinite().all():
+        scene.put("reconstruction_psnr", mean_and_error(ratios), "dB/image", Side.EXACT, f"{how}, clipped")
 
 
 def active(scene: Scene) -> None:

@@ -20,17 +20,20 @@ from torch.nn.functional import embedding
 from zoo.capabilities import Decodes, Encodes, Reconstructs, Samples
 from zoo.distributions import GaussianMixture
 from zoo.errors import UsageError, require
+from zoo.estimators import psnr
 from zoo.method import Batch, Descent, PixelKind, Terms
 from zoo.networks import ConvDecoder, LaplacianPyramid, evaluated, halvings, start_dcgan
 from zoo.optimizers import LazyAdam
 from zoo.randomness import drawing_from
-from zoo.schedules import Schedule, linear, scheduled
+from zoo.schedules import Schedule, scheduled
 from zoo.shapes import Codes, Images, PerImage
 
-BYTE, DECIBELS = 255, 10.0
+BYTE = 255
 RIDGE = 1.0
 SLACK = 1e-6
 """A norm that exceeds 1 by so little is rounding, and counts as inside the ball."""
+NEAR = 1e-3
+"""A code whose norm falls short of 1 by less counts as on the sphere while it is searched for."""
 
 
 class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
@@ -201,7 +204,7 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         optimizer = torch.optim.Adam([z], self.encode_lr)
         with torch.enable_grad(), evaluated(self.generator):
             for step in range(self.encode_steps):
-                optimizer.param_groups[0]["lr"] = self.encode_lr * linear(step, self.encode_steps)
+                optimizer.param_groups[0]["lr"] = self.encode_lr * (1 - step / self.encode_steps)
                 distance = self.distance(self.generator(z), x).sum()
                 (gradient,) = torch.autograd.grad(distance, z)
                 z.grad = along_ball(gradient, z.detach())
@@ -234,10 +237,5 @@ def along_ball(gradient: Codes, z: Codes) -> Codes:
     Else coordinate-wise step sizes would turn that part into a pull along the sphere.
     """
     inward = (gradient * z).sum(1, keepdim=True)
-    leaving = (z.norm(dim=1, keepdim=True) > 1 - SLACK) & (inward < 0)
-    return torch.where(leaving, gradient - inward * z, gradient)
-
-
-def psnr(x: Images, y: Images) -> PerImage:
-    """Peak signal-to-noise ratio of images [B, C, H, W] in [0, 1], in decibels."""
-    return -DECIBELS * (x - y).square().flatten(1).mean(1).log10()
+    leaving = (z.norm(dim=1, keepdim=True) > 1 - NEAR) & (inward < 0)
+    return torch.where(leaving, gradient - inward * z / z.square().sum(1, keepdim=True), gradient)
