@@ -57,6 +57,7 @@ AIS_IMAGES, AIS_CHAINS, AIS_STEPS = 100, 16, 1000
 PARTITION_CHAINS, PARTITION_STEPS = 100, 14_500
 CSL_CHAINS, CSL_IMAGES = 100, 1000
 CORRELATED = 2000
+MIXING_CHAINS = 10
 
 
 class Section(NamedTuple):
@@ -267,6 +268,23 @@ def conservative(scene: Scene) -> None:
     scene.put("csl", mean_and_error(found.log_prob), "nats/image", Side.LOWER, how)
 
 
+def mixing(scene: Scene) -> None:
+    """How often the method's own chains change their class, and how many classes each comes to."""
+    method = scene.method
+    assert isinstance(method, Emits)
+    with scene.stream("mixing"), torch.no_grad():
+        states = [scene.extractor.extract(p.mean.clamp(0, 1)) for p in method.emit(MIXING_CHAINS)]
+    found = torch.stack([features.log_probs.argmax(1).cpu() for features in states], 1)
+    require(len(states) > 1, f"chains must have at least two states, got {len(states)}")
+    visited = torch.tensor([float(len(chain.unique())) for chain in found])
+    how = f"{scene.image_set}; {len(states)} consecutive states of {MIXING_CHAINS} chains; "
+    how += scene.extractor.name
+    switches = mean_and_error((found[:, 1:] != found[:, :-1]).double().mean(1))
+    scene.put("class_switches", switches, "share of steps", Side.ESTIMATE, how)
+    units = f"classes per chain, of {scene.extractor.num_classes}"
+    scene.put("classes_visited", mean_and_error(visited), units, Side.ESTIMATE, how)
+
+
 def codes(scene: Scene) -> None:
     """What a linear probe and nearest neighbours read from the codes; raw pixels beside them."""
     train_y, test_y = scene.labels
@@ -404,6 +422,7 @@ SECTIONS: dict[str, Section] = {
     "conditional": Section((Conditions,), conditional),
     "parzen": Section((Samples,), parzen_window),
     "csl": Section((Emits,), conservative),
+    "mixing": Section((Emits,), mixing),
     "codes": Section((Encodes,), codes),
     "clusters": Section((Clusters, Encodes), clusters),
     "aggregate": Section((Explains,), aggregate),
