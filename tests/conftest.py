@@ -24,6 +24,13 @@ ROOT = Path(__file__).parent.parent
 TINY: dict[str, dict] = {
     "VAE": {"latent_dim": 4, "hidden_dims": (16,)},
     "RBM": {"num_hidden": 6, "algorithm": "pcd", "num_chains": 5, "fast_lr": 0.01, "sample_steps": 20},
+    "DBN": {
+        "hidden_dims": (7, 6, 5),
+        "pretrain_epochs": (1, 1, 1),
+        "updown_steps": (1,),
+        "sample_steps": 20,
+        "num_starts": 3,
+    },
     "GAN": {
         "latent_dim": 8,
         "backbone": "dcgan",

@@ -130,6 +130,9 @@ class Explains(Weighs):
 class Energies(ABC):
     """Gives images an energy."""
 
+    energy_side: ClassVar[Side] = Side.EXACT
+    """UPPER where the energy is an upper bound in expectation."""
+
     @abstractmethod
     def energy(self, x: Images) -> PerImage:
         """Minus the unnormalised log-probability in nats, [B]."""

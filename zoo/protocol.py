@@ -156,13 +156,16 @@ def partition(scene: Scene) -> None:
     if verdict.rerun:
         scene.warnings.append(f"log Z may be low: anneal four times as long; {verdict.rerun}")
     how = "log Z by enumeration" if exact else f"AIS, {PARTITION_CHAINS} chains, {z.num_steps} distributions"
-    side = Side.EXACT if exact else Side.OPTIMISTIC
+    bounded = method.energy_side is Side.UPPER
+    sides = (Side.LOWER, Side.ESTIMATE) if bounded else (Side.EXACT, Side.OPTIMISTIC)
+    side = sides[0 if exact else 1]
     scene.put("log_partition", (z.log_z, z.error), "nats", Side.EXACT if exact else Side.ESTIMATE, how)
     if not exact:
         scene.put("partition_ess", z.ess, f"of {PARTITION_CHAINS} chains", Side.ESTIMATE, how)
         scene.put("partition_spread", z.spread, "nats, of log-weights", Side.ESTIMATE, how)
     mean, error = mean_and_error(-scene.per_image["energy"] - z.log_z)
     n = len(scene.per_image["energy"])
+    how += ", a bound on the energy" if bounded else ""
     _log_likelihood(
         scene, side, (mean, math.hypot(error, z.error)), f"{scene.data.protocol}; {n} images, {how}"
     )

@@ -16,30 +16,29 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
 from zoo.capabilities import Decodes, Emits, Encodes, Normalises, Partition, Reconstructs, Repairs
-from zoo.energy.visible import BinaryVisible, GaussianVisible, Visible
+from zoo.energy.contrastive import Contrastive, Pair
+from zoo.energy.visible import BinaryVisible, GaussianVisible
 from zoo.errors import require
-from zoo.method import Batch, Descent, PixelKind, Terms
+from zoo.method import Batch, PixelKind, Terms
 from zoo.randomness import drawing_from, own_stream
-from zoo.schedules import linear
 from zoo.shapes import Codes, Images, PerImage
 
-FIRST_WEIGHTS = 0.01
 FAST = ("fast_weight", "fast_bias", "fast_visible_bias")
 FAST_DECAY = 0.95
 """What is left of the fast weights after an update (Tieleman, Hinton 2009)."""
 AT_LEAST = dict.fromkeys(("num_hidden", "num_chains", "gibbs_steps", "sample_steps"), 1) | dict.fromkeys(
-    ("lengthen_every", "weight_decay", "momentum", "momentum_final", "momentum_epochs", "fast_lr"), 0
+    ("lengthen_every", "fast_lr"), 0
 )
 BURN_IN = 0.5
 """Share of a chain's steps in which it forgets its start."""
 
 
-class RBM(Descent, Emits, Normalises, Repairs, Encodes, Decodes, Reconstructs):
+class RBM(Contrastive, Pair, Emits, Normalises, Repairs, Encodes, Decodes, Reconstructs):
     """Restricted Boltzmann machine with binary hidden units, trained by contrastive divergence.
 
     `loss` is a surrogate whose gradient is that of contrastive divergence; its value measures nothing. The
@@ -94,24 +93,19 @@ class RBM(Descent, Emits, Normalises, Repairs, Encodes, Decodes, Reconstructs):
         fast_lr: float = 0.0,
         sample_steps: int = 1000,
     ) -> None:
-        super().__init__(image_shape)
+        super().__init__(
+            image_shape, lr, lr_schedule, weight_decay, momentum, momentum_final, momentum_epochs
+        )
         self.save_hyperparameters()
         for name, least in AT_LEAST.items():
             value = self.hparams[name]
             require(value >= least, f"{name} must be at least {least}, got {value}")
-        require(lr > 0, f"lr must be positive, got {lr}")
-        highest = max(momentum, momentum_final)
-        require(highest < 1, f"momentum and momentum_final must be below 1, got {highest}")
         self.persistent = algorithm == "pcd"
         require(self.persistent or not fast_lr, f"fast_lr needs algorithm: pcd, got algorithm: {algorithm}")
         self.gibbs_steps, self.lengthen_every, self.sample_steps = gibbs_steps, lengthen_every, sample_steps
-        self.lr, self.lr_schedule, self.weight_decay = lr, lr_schedule, weight_decay
-        self.momentum, self.momentum_final, self.momentum_epochs = momentum, momentum_final, momentum_epochs
         self.fast_lr = fast_lr
         layer = BinaryVisible if visible == "bernoulli" else GaussianVisible
-        self.pixels: Visible = layer(self.image_shape)
-        self.weight = nn.Parameter(FIRST_WEIGHTS * torch.randn(self.pixels.dim, num_hidden))
-        self.bias = nn.Parameter(torch.zeros(num_hidden))
+        self.couple(layer(self.image_shape), num_hidden)
         if self.persistent:
             self.register_buffer("chains", self.pixels.start(num_chains))
         self.fast = FAST if fast_lr else ()
@@ -126,11 +120,6 @@ class RBM(Descent, Emits, Normalises, Repairs, Encodes, Decodes, Reconstructs):
     def per_process(self) -> tuple[str, ...]:
         return ("chains",) if self.persistent else ()
 
-    @property
-    def theta(self) -> tuple[Tensor, Tensor, Tensor]:
-        """W, b and c."""
-        return self.weight, self.bias, self.pixels.bias
-
     def start_from(self, data: Any) -> None:
         """Start untouched biases and persistent chains at the training images' means."""
         if self.pixels.untouched:
@@ -138,14 +127,6 @@ class RBM(Descent, Emits, Normalises, Repairs, Encodes, Decodes, Reconstructs):
             if self.persistent:
                 with own_stream(torch.initial_seed() % 2**63, self.global_rank):
                     self.chains.copy_(self.pixels.start(len(self.chains)))
-
-    def drive(self, v: Tensor) -> Tensor:
-        """The logits vW + b of p(h = 1|v), [B, H]."""
-        return (v @ self.weight).to(self.bias) + self.bias
-
-    def free_energy(self, v: Tensor) -> Tensor:
-        """F(v) = -log sum_h exp(-E(v, h)), [B]."""
-        return self.pixels.energy(v) - softplus(self.drive(v)).sum(1)
 
     @property
     def num_steps(self) -> int:
@@ -178,24 +159,8 @@ class RBM(Descent, Emits, Normalises, Repairs, Encodes, Decodes, Reconstructs):
             assert p.grad is not None
             self.get_buffer(name).mul_(FAST_DECAY).sub_(p.grad, alpha=self.fast_lr)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Gradient descent; step size and momentum are set at the start of each epoch."""
-        length = self.trainer.max_epochs or 0
-        endless = self.lr_schedule == "linear" and length < 1
-        require(not endless, f"lr_schedule: linear needs a positive trainer.max_epochs, got {length}")
-        biases = {"params": [self.bias, self.pixels.bias], "weight_decay": 0.0}
-        groups = [{"params": [self.weight], "weight_decay": self.weight_decay}, biases]
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
-
-    def on_train_epoch_start(self) -> None:
-        """Set the epoch's step size and momentum."""
-        super().on_train_epoch_start()
-        epoch, length = float(self.current_epoch), float(self.trainer.max_epochs or 0)
-        lr = self.lr * self.gibbs_steps / self.num_steps
-        lr *= linear(epoch, length) if self.lr_schedule == "linear" else 1.0
-        momentum = self.momentum if epoch < self.momentum_epochs else self.momentum_final
-        for group in self.trainer.optimizers[0].param_groups:
-            group |= {"lr": lr, "momentum": momentum}
+    def step_size(self) -> float:
+        return self.lr * self.gibbs_steps / self.num_steps
 
     def energy(self, x: Images) -> PerImage:
         return self.free_energy(self.pixels.code(x)) + self.pixels.log_volume
