@@ -31,6 +31,15 @@ TINY: dict[str, dict] = {
         "sample_steps": 20,
         "num_starts": 3,
     },
+    "Diffusion": {
+        "num_steps": 6,
+        "channels": 4,
+        "conv_layers": 2,
+        "upper_layers": 1,
+        "hidden_dims": (8,),
+        "num_bumps": 3,
+        "schedule": "learnt",
+    },
     "GAN": {
         "latent_dim": 8,
         "backbone": "dcgan",

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 METHODS: dict[str, str] = {
     "DAE": "zoo.autoencoders.dae",
     "DBN": "zoo.energy.dbn",
+    "Diffusion": "zoo.chains.diffusion",
     "GAN": "zoo.adversarial.gan",
     "GLO": "zoo.latent.glo",
     "IWAE": "zoo.variational.iwae",

@@ -111,6 +111,14 @@ class Scores(ABC):
         """The value of log p(x) in nats per image, [B]."""
 
 
+class Baselines(ABC):
+    """Knows the log-likelihood of a model without structure, such as its own noise, to be held against."""
+
+    @abstractmethod
+    def baseline_log_prob(self, x: Images) -> PerImage:
+        """The baseline's log p(x) in nats per image, [B]."""
+
+
 class Weighs(Scores):
     """Scores through importance weights, which also give the ELBO, rate, distortion and sample size."""
 

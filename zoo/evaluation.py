@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
-from zoo.capabilities import Clusters, Encodes, Infers, Normalises, Reconstructs, Scores, Weighs
+from zoo.capabilities import Baselines, Clusters, Encodes, Infers, Normalises, Reconstructs, Scores, Weighs
 from zoo.data import ImageData
 from zoo.errors import UsageError, require
 from zoo.estimators import importance_bound, psnr
@@ -122,6 +122,8 @@ class Evaluator(Callback):
         if "log_prob" in wanted:
             try:
                 values |= self._likelihoods(method, batch.x)
+                if isinstance(method, Baselines):
+                    values["baseline_log_prob"] = method.baseline_log_prob(batch.x)
             except UsageError as reason:
                 self._refused["log_prob"] = str(reason)
         if "partition" in wanted and isinstance(method, Normalises):

@@ -96,6 +96,11 @@ def log_prob(scene: Scene) -> None:
     how = f"{data.protocol}; {n} images" + (f", K={scene.num_samples} samples" if weighs else "")
     mean = mean_and_error(columns["log_prob"])
     _log_likelihood(scene, side, mean, how)
+    if "baseline_log_prob" in columns:
+        bits = (columns["log_prob"] - columns["baseline_log_prob"]) / (
+            math.log(2) * math.prod(method.image_shape)
+        )
+        scene.put("gain_over_baseline", mean_and_error(bits), "bits/dim", side, how)
     if not weighs:
         return
     for name, of in (("elbo", Side.LOWER), ("rate", Side.ESTIMATE), ("distortion", Side.ESTIMATE)):

@@ -1,0 +1,60 @@
+"""How fast a chain of images forgets its start.
+
+Sohl-Dickstein, Weiss, Maheswaranathan, Ganguli. Deep Unsupervised Learning using Nonequilibrium
+Thermodynamics. ICML 2015. arXiv:1503.03585. Steps are numbered 1 to T.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+ChainSchedule = Literal["harmonic", "linear", "learnt"]
+LINEAR_BETAS = (1e-4, 0.02)
+FIRST_BETA_MORE = 1e-3
+"""What the released code adds to the first beta of its learnt schedule, which is not learnt."""
+BETA_RANGE = (1e-6, 1 - 1e-5)
+
+
+def bumps(num_steps: int, num_bumps: int) -> Tensor:
+    """Gaussian bumps of time, [T, J], normalised at each step; as wide as their centres are apart."""
+    t = torch.arange(1, num_steps + 1, dtype=torch.float64)
+    spacing = num_steps / (num_bumps + 1)
+    centres = spacing * torch.arange(1, num_bumps + 1, dtype=torch.float64)
+    return (-0.5 * ((t[:, None] - centres) / spacing).square()).softmax(1)
+
+
+class Betas(nn.Module):
+    """How much of its input each step replaces by noise.
+
+    Args:
+        schedule: `harmonic`: 1 / (T - t + 1), which takes away as much at every step; `linear`, from 1e-4 to
+            0.02; `learnt`, as the paper's: near 1 / (T, ..., 2), moved by bumps of time, the first one fixed.
+        num_steps: T.
+        num_bumps: Bumps of the learnt schedule.
+    """
+
+    base: Tensor
+    bumps: Tensor
+
+    def __init__(self, schedule: ChainSchedule, num_steps: int, num_bumps: int) -> None:
+        super().__init__()
+        t = torch.arange(1, num_steps + 1, dtype=torch.float64)
+        self.shift: nn.Parameter | None = None
+        if schedule == "harmonic":
+            base = 1 / (num_steps - t + 1)
+        elif schedule == "linear":
+            base = torch.linspace(*LINEAR_BETAS, num_steps, dtype=torch.float64)
+        else:
+            base = 1 / torch.linspace(num_steps, 2, num_steps, dtype=torch.float64)
+            base[0] += FIRST_BETA_MORE
+            self.shift = nn.Parameter(torch.zeros(num_bumps))
+        self.register_buffer("base", base, persistent=False)
+        self.register_buffer("bumps", bumps(num_steps, num_bumps), persistent=False)
+
+    def forward(self) -> Tensor:
+        """Beta of every step, [T], in float64."""
+        if self.shift is None:
+            return self.base
+        moved = (self.base.logit() + self.bumps @ self.shift.double()).sigmoid().clamp(*BETA_RANGE)
+        return torch.cat((self.base[:1], moved[1:]))

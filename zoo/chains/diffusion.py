@@ -1,0 +1,261 @@
+"""Sohl-Dickstein et al. Deep Unsupervised Learning using Nonequilibrium Thermodynamics. ICML 2015.
+
+Sohl-Dickstein, Weiss, Maheswaranathan, Ganguli. arXiv:1503.03585, and its released code. Backbone `unet`:
+Ronneberger, Fischer, Brox. MICCAI 2015. arXiv:1505.04597; Ho, Jain, Abbeel. NeurIPS 2020. arXiv:2006.11239.
+
+Departs from the paper: every image of a batch draws a step of its own; the bound averages log pi over the
+states, where the paper takes the moments of the data for those of the noise; the binary kernel is made of the
+network's guess at the image; samples and scores come from a running average of the weights; Adam by default.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zoo.capabilities import Baselines, Repairs, Scores, Side, Walks
+from zoo.chains.betas import Betas, ChainSchedule
+from zoo.chains.kernels import BinomialChain, Chain, Change, GaussianChain, Kernel
+from zoo.chains.networks import MultiScale, StepMLP, StepRBF, UNet
+from zoo.errors import require
+from zoo.method import Batch, Descent, PixelKind, Terms
+from zoo.networks import Average, halvings
+from zoo.randomness import drawing_from
+from zoo.schedules import Schedule, scheduled
+from zoo.shapes import Images, PerImage
+
+BYTE = 255
+
+
+class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
+    """Diffusion probabilistic model: a chain turns images into noise, and a learnt one leads back.
+
+    Args:
+        image_shape: (C, H, W) of one image; set from the data on the command line.
+        kernel: Gaussian steps for grey pixels, which are brought to mean 0 and variance 1 over all of them
+            together; binomial ones for bits.
+        num_steps: T, steps of the chain.
+        schedule: What each step destroys: `harmonic`, beta_t = 1 / (T - t + 1); `linear`, 1e-4 to 0.02; or
+            `learnt`, for the Gaussian kernel.
+        activity: Share of ones in the noise of the binomial kernel.
+        form: How the Gaussian kernel is made of the network's two maps: as in the released code or the paper.
+        backbone: `multiscale`: the paper's for images; `unet`; `mlp` and `rbf`: the paper's for its toys,
+            with a read-out per step.
+        channels: Maps of the convolutions.
+        conv_layers: Layers of multi-scale convolutions.
+        upper_layers: 1 x 1 layers above these and the dense tower.
+        hidden_dims: Widths of the dense tower or the `mlp`.
+        num_units: Basis functions of `rbf`.
+        num_bumps: J, bumps of time of the read-out and of the learnt schedule.
+        ema_decay: Weight of the averaged network against the current one, per batch.
+        repair_schedule: Whether what is known counts alike at all steps or grows linearly towards the image.
+        optimizer: Adam, or the released code's RMSprop.
+        lr: Step size at the start.
+        lr_final: Share of it that is left at the end of the cosine schedule.
+        lr_schedule: `constant`, or `cosine` over the trainer's epochs.
+
+    Raises:
+        UsageError: If a number is out of range, or two options contradict each other.
+    """
+
+    paper = "Sohl-Dickstein et al. Deep Unsupervised Learning using Nonequilibrium Thermodynamics. ICML 2015."
+    side = Side.LOWER
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (1, 28, 28),
+        kernel: Literal["gaussian", "binomial"] = "gaussian",
+        num_steps: int = 1000,
+        schedule: ChainSchedule = "harmonic",
+        activity: float = 0.5,
+        form: Literal["released", "paper"] = "released",
+        backbone: Literal["multiscale", "unet", "mlp", "rbf"] = "multiscale",
+        channels: int = 20,
+        conv_layers: int = 4,
+        upper_layers: int = 2,
+        hidden_dims: tuple[int, ...] = (500, 500, 500),
+        num_units: int = 16,
+        num_bumps: int = 10,
+        ema_decay: float = 0.999,
+        repair_schedule: Literal["constant", "linear"] = "constant",
+        optimizer: Literal["adam", "rmsprop"] = "adam",
+        lr: float = 1e-3,
+        lr_final: float = 0.01,
+        lr_schedule: Schedule = "constant",
+    ) -> None:
+        super().__init__(image_shape)
+        self.save_hyperparameters()
+        least = {"num_steps": (num_steps, 2), "hidden_dims": (min(hidden_dims, default=0), 1)}
+        for name in ("channels", "conv_layers", "upper_layers", "num_units", "num_bumps"):
+            least[name] = (self.hparams[name], 1)
+        for name, (value, bound) in least.items():
+            require(value >= bound, f"{name} must be at least {bound}, got {value}")
+        for name, value in {"lr": lr, "lr_final": lr_final}.items():
+            require(value > 0, f"{name} must be positive, got {value}")
+        require(0 < activity < 1, f"activity must be above 0 and below 1, got {activity}")
+        require(0 <= ema_decay < 1, f"ema_decay must be at least 0 and below 1, got {ema_decay}")
+        gaussian = kernel == "gaussian"
+        require(gaussian or schedule != "learnt", f"schedule: learnt needs kernel: gaussian, got {kernel}")
+        require(
+            backbone != "unet" or halvings(self.image_shape)[0] >= 1,
+            f"backbone: unet needs even sides of at least 6, got {self.image_shape}",
+        )
+        self.kernel, self.repair_schedule = kernel, repair_schedule
+        self.optimizer_name, self.lr, self.lr_final = optimizer, lr, lr_final
+        self.lr_schedule: Schedule = lr_schedule
+        maps = 2 if gaussian else 1
+        sizes = (channels, conv_layers, upper_layers)
+        network = {
+            "multiscale": partial(MultiScale, sizes=sizes, hidden_dims=hidden_dims, num_bumps=num_bumps),
+            "unet": partial(UNet, channels=channels),
+            "mlp": partial(StepMLP, hidden_dims=hidden_dims),
+            "rbf": partial(StepRBF, num_units=num_units),
+        }[backbone](self.image_shape, maps, num_steps)
+        betas = Betas(schedule, num_steps, num_bumps)
+        self.chain: Chain = (
+            GaussianChain(betas, network, form) if gaussian else BinomialChain(betas, network, activity)
+        )
+        self.average = Average(self.chain, ema_decay)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    @property
+    def accepts(self) -> tuple[PixelKind, ...]:
+        return ("binary",) if self.kernel == "binomial" else ("deq", "real")
+
+    @property
+    def averaged(self) -> Chain:
+        """The chain that samples and scores."""
+        chain = self.average.network
+        assert isinstance(chain, Chain)
+        return chain
+
+    def start_from(self, data: Any) -> None:
+        """Bring grey pixels to mean 0 and variance 1."""
+        if self.kernel == "gaussian":
+            grey = data.originals("train").double() / BYTE
+            require(bool(grey.std() > 0), "the training images must differ from a constant")
+            self.mean.copy_(grey.mean())
+            self.std.copy_(grey.std())
+
+    def standardised(self, x: Images) -> Images:
+        """Images as the chain has them."""
+        return x if self.kernel == "binomial" else (x - self.mean) / self.std
+
+    def picture(self, x: Images) -> Images:
+        """States of the chain as images in [0, 1]."""
+        return x if self.kernel == "binomial" else (self.mean + self.std * x).clamp(0, 1)
+
+    def loss(self, batch: Batch) -> Terms:
+        x, last = self.standardised(batch.x), self.chain.num_steps
+        t = torch.randint(2, last + 1, (len(x),), device=x.device)
+        divergence = (last - 1) * self.chain.divergence(x, t)  # equation 14
+        return {"loss": divergence - self.chain.ends(x), "divergence": divergence.detach()}
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Move the average."""
+        self.average.update(self.chain)
+
+    @torch.no_grad()
+    def log_prob(self, x: Images, num_samples: int) -> PerImage:
+        """The bound K on the density of pixels in [0, 1], at one draw of every state."""
+        require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
+        return self.averaged.bound(self.standardised(x)) - self._log_volume(x)
+
+    @torch.no_grad()
+    def baseline_log_prob(self, x: Images) -> PerImage:
+        states = self.standardised(x)
+        null = self.averaged.null_log_prob(Kernel(states, torch.zeros_like(states)))
+        return null - self._log_volume(x)
+
+    def _log_volume(self, x: Images) -> Tensor:
+        return x[0].numel() * self.std.log()
+
+    @torch.no_grad()
+    def entropy_bounds(self, x: Images) -> Tensor:
+        """Bounds from below and above on the entropy of each reverse step, [T - 1, 2], in nats."""
+        return self.averaged.entropy_bounds(self.standardised(x))
+
+    def _trajectory(
+        self, n: int, generator: torch.Generator | None, change: Change | None = None
+    ) -> Iterator[Images]:
+        """States from noise, then, last, the mean of p(x_0|x_1)."""
+        require(n >= 1, f"n must be at least 1, got {n}")
+        with drawing_from(generator):
+            x = self.averaged.noise(self.mean.new_empty(n, *self.image_shape))
+        if change is not None:
+            x = change(Kernel(x, torch.zeros_like(x)), self.averaged.num_steps + 1).mean
+        yield x
+        for step in range(self.averaged.num_steps, 0, -1):
+            with torch.no_grad(), drawing_from(generator):
+                kernel, x = self.averaged.back(x, step, change)
+            yield kernel.mean if step == 1 else x
+
+    def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
+        return map(self.picture, self._trajectory(n, generator))
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
+        return self.picture(deque(self._trajectory(n, generator), maxlen=1).pop())
+
+    def repair(self, x: Images, mask: Images, *, generator: torch.Generator | None = None) -> Images:
+        known, states = mask > 0, self.standardised(x)
+
+        def change(kernel: Kernel, _: int) -> Kernel:
+            """Multiply by a delta at what is known, at every step (section 2.5)."""
+            mean = torch.where(known, states, kernel.mean)
+            return Kernel(mean, kernel.variance.masked_fill(known, 0))
+
+        last = deque(self._trajectory(len(x), generator, change), maxlen=1).pop()
+        return torch.where(known, x, self.picture(last))
+
+    def denoise(self, x: Images, sigma: float, *, generator: torch.Generator | None = None) -> Images:
+        """Draw images given noisy ones: every step is multiplied by N(x, sigma^2), sigma in units of pixels.
+
+        Raises:
+            UsageError: If the kernel is not Gaussian, or sigma not positive.
+        """
+        require(self.kernel == "gaussian", f"denoise needs kernel: gaussian, got kernel: {self.kernel}")
+        require(sigma > 0, f"sigma must be positive, got {sigma}")
+        seen, precision = self.standardised(x), (self.std / sigma).square()
+
+        def change(kernel: Kernel, step: int) -> Kernel:
+            weight = precision * self._share(step) * kernel.variance
+            return Kernel((kernel.mean + weight * seen) / (1 + weight), kernel.variance / (1 + weight))
+
+        return self.picture(deque(self._trajectory(len(x), generator, change), maxlen=1).pop())
+
+    def tilt(
+        self, log_r: Callable[[Images], PerImage], n: int, *, generator: torch.Generator | None = None
+    ) -> Images:
+        """Draw images from p(x) r(x), r smooth: each step's mean moves by its variance times grad log r.
+
+        Args:
+            log_r: States of the chain (`standardised`) to log r, [B].
+            n: How many images.
+            generator: Where the draws come from.
+        """
+        require(self.kernel == "gaussian", f"tilt needs kernel: gaussian, got kernel: {self.kernel}")
+
+        def change(kernel: Kernel, step: int) -> Kernel:
+            with torch.enable_grad():
+                mean = kernel.mean.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(log_r(mean).sum(), mean)
+            return Kernel(kernel.mean + self._share(step) * kernel.variance * slope, kernel.variance)
+
+        return self.picture(deque(self._trajectory(n, generator, change), maxlen=1).pop())
+
+    def _share(self, step: int) -> float:
+        """The power of r at a step's result, step - 1 of T."""
+        num_steps = self.averaged.num_steps
+        return 1.0 if self.repair_schedule == "constant" else (num_steps - step + 1) / num_steps
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer, its step size set at the start of each epoch."""
+        choice = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[self.optimizer_name]
+        optimizer = choice(self.chain.parameters(), lr=self.lr)
+        return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final)

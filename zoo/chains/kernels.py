@@ -1,0 +1,249 @@
+"""Chains that turn images into noise step by step, and learnt ones that lead back: all in closed form.
+
+Sohl-Dickstein, Weiss, Maheswaranathan, Ganguli. Deep Unsupervised Learning using Nonequilibrium
+Thermodynamics. ICML 2015. arXiv:1503.03585. Steps are numbered 1 to T; values at step 0 are the image's.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, kl_divergence
+from torch.nn.functional import logsigmoid
+
+from zoo.chains.betas import BETA_RANGE, Betas
+from zoo.shapes import Images, PerImage
+
+Steps = Int[Tensor, " images"]
+LOG_TAU = math.log(2 * math.pi)
+
+
+class Kernel(NamedTuple):
+    """What is known of the state before a step: its mean and variance, [B, C, H, W]."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+Change = Callable[[Kernel, int], Kernel]
+"""What is made of the reverse kernel to the state at a step: multiplication by another distribution."""
+
+
+class Chain(nn.Module, ABC):
+    """A forward chain towards noise pi and a reverse one with a learnt kernel, factorial over pixels.
+
+    Args:
+        betas: The forward chain's.
+        network: What the reverse kernel is made of: `network(x_t, t)`.
+    """
+
+    def __init__(self, betas: Betas, network: nn.Module) -> None:
+        super().__init__()
+        self.betas, self.network = betas, network
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps, T."""
+        return len(self.betas.base)
+
+    def rates(self, t: Steps) -> tuple[Tensor, Tensor, Tensor]:
+        """The values of beta_t, alpha-bar_t and alpha-bar_(t-1), each [B, 1, 1, 1]."""
+        betas = self.betas()
+        kept = torch.cat((betas.new_ones(1), (1 - betas).cumprod(0)))
+        return tuple(v.view(-1, 1, 1, 1).float() for v in (betas[t - 1], kept[t], kept[t - 1]))
+
+    @abstractmethod
+    def forward_kernel(self, x: Images, kept: Tensor) -> Kernel:
+        """A later state given an earlier one, of which the share `kept` of what was there is left."""
+
+    @abstractmethod
+    def draw(self, kernel: Kernel) -> Images:
+        """A state."""
+
+    @abstractmethod
+    def noise(self, like: Images) -> Images:
+        """States drawn from pi."""
+
+    @abstractmethod
+    def posterior(self, x: Images, x_t: Images, t: Steps) -> Kernel:
+        """q(x_(t-1)|x_t, x_0)."""
+
+    @abstractmethod
+    def reverse(self, x_t: Images, t: Steps) -> Kernel:
+        """p(x_(t-1)|x_t) for t > 1."""
+
+    @abstractmethod
+    def divergence_of(self, x: Images, x_t: Images, t: Steps) -> PerImage:
+        """KL between q(x_(t-1)|x_t, x_0) and p(x_(t-1)|x_t), in nats, [B]."""
+
+    @abstractmethod
+    def entropy(self, x: Images, kept: Tensor) -> PerImage:
+        """Entropy of the state given an earlier one of which the share `kept` is left, in nats, [B]."""
+
+    @abstractmethod
+    def null_log_prob(self, kernel: Kernel) -> PerImage:
+        """The mean of log pi under a kernel, in nats, [B]."""
+
+    def first_kernel(self, x_1: Images) -> Kernel:
+        """p(x_0|x_1): the forward chain's first step, with which pi is in detailed balance."""
+        beta, _, _ = self.rates(torch.ones(1, dtype=torch.int64, device=x_1.device))
+        return self.forward_kernel(x_1, 1 - beta)
+
+    def divergence(self, x: Images, t: Steps) -> PerImage:
+        """The KL of a step for a state drawn at it: minus its share of the bound, [B]."""
+        _, kept, _ = self.rates(t)
+        return self.divergence_of(x, self.draw(self.forward_kernel(x, kept)), t)
+
+    def ends(self, x: Images) -> PerImage:
+        """What the bound has apart from the divergences, [B].
+
+        The paper's H_q(X_T|X_0) - H_q(X_1|X_0) - H_p(X_T) takes for granted that the images have the second
+        moment, or the activity, of pi. Here log pi is averaged over the states, so that the bound holds for
+        every image.
+        """
+        first, last = (torch.full((1,), t, dtype=torch.int64, device=x.device) for t in (1, self.num_steps))
+        (_, kept_first, _), (_, kept_last, _) = self.rates(first), self.rates(last)
+        entropies = self.entropy(x, kept_last) - self.entropy(x, kept_first)
+        null = [self.null_log_prob(self.forward_kernel(x, kept)) for kept in (kept_last, kept_first)]
+        return entropies + null[0] - null[1] + self.null_log_prob(self.forward_kernel(x, 1 + 0 * kept_first))
+
+    def bound(self, x: Images) -> PerImage:
+        """A lower bound on log p(x_0) in nats, [B]: all steps' divergences, each at one drawn state."""
+        bound = self.ends(x)
+        for step in range(2, self.num_steps + 1):
+            bound = bound - self.divergence(x, torch.full((len(x),), step, device=x.device))
+        return bound
+
+    def entropy_bounds(self, x: Images) -> Tensor:
+        """Bounds on H_q(X_(t-1)|X_t) for t = 2 ... T, means over images, in nats, [T - 1, 2] (section 2.6).
+
+        From below H(X_t|X_(t-1)) + H(X_(t-1)|X_0) - H(X_t|X_0), from above H(X_t|X_(t-1)).
+        """
+        rows = []
+        for step in range(2, self.num_steps + 1):
+            beta, kept, before = self.rates(torch.full((1,), step, device=x.device))
+            upper = self.entropy(self.forward_kernel(x, before).mean, 1 - beta)
+            lower = upper + self.entropy(x, before) - self.entropy(x, kept)
+            rows.append(torch.stack((lower.mean(), upper.mean())))
+        return torch.stack(rows)
+
+    def back(self, x: Images, step: int, change: Change | None) -> tuple[Kernel, Images]:
+        """One reverse step from the state at `step`: the kernel as changed, and the state drawn from it."""
+        t = torch.full((len(x),), step, device=x.device)
+        kernel = self.first_kernel(x) if step == 1 else self.reverse(x, t)
+        kernel = kernel if change is None else change(kernel, step)
+        return kernel, self.draw(kernel)
+
+
+class GaussianChain(Chain):
+    """Real pixels of unit second moment; pi is N(0, I).
+
+    Args:
+        betas: The forward chain's.
+        network: (x_t, t) to z_mu and z_Sigma stacked, [B, 2C, H, W].
+        form: How these make mean and variance: as in the released code, or as in the paper's appendix.
+    """
+
+    def __init__(self, betas: Betas, network: nn.Module, form: Literal["released", "paper"]) -> None:
+        super().__init__(betas, network)
+        self.form = form
+
+    def forward_kernel(self, x: Images, kept: Tensor) -> Kernel:
+        return Kernel(kept.sqrt() * x, (1 - kept).expand_as(x))
+
+    def draw(self, kernel: Kernel) -> Images:
+        return kernel.mean + kernel.variance.sqrt() * torch.randn_like(kernel.mean)
+
+    def noise(self, like: Images) -> Images:
+        return torch.randn_like(like)
+
+    def posterior(self, x: Images, x_t: Images, t: Steps) -> Kernel:
+        beta, kept, before = self.rates(t)
+        mean = (before.sqrt() * beta * x + (1 - beta).sqrt() * (1 - before) * x_t) / (1 - kept)
+        return Kernel(mean, (beta * (1 - before) / (1 - kept)).expand_as(x))
+
+    def reverse(self, x_t: Images, t: Steps) -> Kernel:
+        beta, _, _ = self.rates(t)
+        z, spread = self.network(x_t, t).float().chunk(2, 1)
+        logit = beta.clamp(*BETA_RANGE).logit()
+        if self.form == "paper":
+            variance = (spread + logit).sigmoid()
+            return Kernel((x_t - z) * (1 - variance) + z, variance)
+        variance = (spread / math.sqrt(self.num_steps) + logit).sigmoid()
+        return Kernel((1 - beta).sqrt() * x_t + beta.sqrt() * z, variance)
+
+    def divergence_of(self, x: Images, x_t: Images, t: Steps) -> PerImage:
+        q, p = self.posterior(x, x_t, t), self.reverse(x_t, t)
+        ratio = q.variance / p.variance
+        distance = (q.mean - p.mean).square() / p.variance
+        return 0.5 * (ratio - 1 - ratio.log() + distance).flatten(1).sum(1)
+
+    def entropy(self, x: Images, kept: Tensor) -> PerImage:
+        return 0.5 * (1 + LOG_TAU + (1 - kept).log()).expand_as(x).flatten(1).sum(1)
+
+    def null_log_prob(self, kernel: Kernel) -> PerImage:
+        return -0.5 * (LOG_TAU + kernel.mean.square() + kernel.variance).flatten(1).sum(1)
+
+
+class BinomialChain(Chain):
+    """Binary pixels; pi has independent bits that are 1 with probability rho.
+
+    The network says p(x_0 = 1|x_t), over which the kernel averages q(x_(t-1)|x_t, x_0): the best factorial
+    kernel has this form.
+
+    Args:
+        betas: The forward chain's.
+        network: (x_t, t) to logits [B, C, H, W].
+        activity: Rho.
+    """
+
+    def __init__(self, betas: Betas, network: nn.Module, activity: float) -> None:
+        super().__init__(betas, network)
+        self.activity = activity
+
+    def forward_kernel(self, x: Images, kept: Tensor) -> Kernel:
+        mean = kept * x + (1 - kept) * self.activity
+        return Kernel(mean, mean * (1 - mean))
+
+    def draw(self, kernel: Kernel) -> Images:
+        return (torch.rand_like(kernel.mean) < kernel.mean).to(kernel.mean)
+
+    def noise(self, like: Images) -> Images:
+        return (torch.rand_like(like) < self.activity).to(like)
+
+    def _posterior_logits(self, x: Images, x_t: Images, t: Steps) -> Tensor:
+        beta, _, before = self.rates(t)
+        one = self.forward_kernel(x, before).mean
+        if_one = self.forward_kernel(torch.ones_like(x_t), 1 - beta).mean
+        if_zero = self.forward_kernel(torch.zeros_like(x_t), 1 - beta).mean
+        seen = torch.where(x_t > 0, if_one.log() - if_zero.log(), (-if_one).log1p() - (-if_zero).log1p())
+        return one.logit() + seen
+
+    def posterior(self, x: Images, x_t: Images, t: Steps) -> Kernel:
+        mean = self._posterior_logits(x, x_t, t).sigmoid()
+        return Kernel(mean, mean * (1 - mean))
+
+    def reverse(self, x_t: Images, t: Steps) -> Kernel:
+        one = self.network(x_t, t).float().sigmoid()
+        means = [self._posterior_logits(x, x_t, t).sigmoid() for x in (torch.ones_like(x_t), 0 * x_t)]
+        mean = one * means[0] + (1 - one) * means[1]
+        return Kernel(mean, mean * (1 - mean))
+
+    def divergence_of(self, x: Images, x_t: Images, t: Steps) -> PerImage:
+        q = Bernoulli(logits=self._posterior_logits(x, x_t, t), validate_args=False)
+        p = Bernoulli(probs=self.reverse(x_t, t).mean, validate_args=False)
+        return kl_divergence(q, p).flatten(1).sum(1)
+
+    def entropy(self, x: Images, kept: Tensor) -> PerImage:
+        """Here x may be the mean of random bits, over which the entropy is averaged."""
+        sure = [self.forward_kernel(bit, kept).mean for bit in (torch.ones_like(x), torch.zeros_like(x))]
+        one, zero = (Bernoulli(probs=p, validate_args=False).entropy() for p in sure)
+        return (x * one + (1 - x) * zero).flatten(1).sum(1)
+
+    def null_log_prob(self, kernel: Kernel) -> PerImage:
+        logit = torch.tensor(self.activity, device=kernel.mean.device).logit()
+        return (kernel.mean * logsigmoid(logit) + (1 - kernel.mean) * logsigmoid(-logit)).flatten(1).sum(1)

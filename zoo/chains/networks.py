@@ -1,0 +1,221 @@
+"""Networks of a state and its time: x_t [B, C, H, W] and t [B] to maps [B, M, H, W]."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, leaky_relu, silu, softplus
+
+from zoo.chains.betas import bumps
+from zoo.networks import halvings
+from zoo.shapes import Images
+
+SLOPE = 0.05
+DENSE_MAPS = 2
+GROUPS = 8
+LONGEST_PERIOD = 10_000.0
+SCALES = 3
+SMALL = 1e-3
+"""Standard deviation of the last weights at the start: the reverse chain begins near pi's own."""
+
+
+class PerStep(nn.Module):
+    """Features [B, F] to values [B, N] by weights of each step's own.
+
+    Args:
+        num_steps: Steps.
+        in_dim: F.
+        out_dim: N.
+    """
+
+    def __init__(self, num_steps: int, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(SMALL * torch.randn(num_steps, in_dim, out_dim))
+        self.bias = nn.Parameter(torch.zeros(num_steps, out_dim))
+
+    def forward(self, h: Tensor, t: Tensor) -> Tensor:
+        """Values of the features at steps t [B], 1 to T."""
+        return torch.einsum("bi,bio->bo", h, self.weight[t - 1].to(h)) + self.bias[t - 1].to(h)
+
+
+class StepMLP(nn.Module):
+    """Sigmoid layers, the same at all steps, and a read-out per step: the paper's network of the heartbeat.
+
+    Args:
+        image_shape: (C, H, W) of one image.
+        maps: Images that are read out.
+        num_steps: Steps.
+        hidden_dims: Widths of the layers.
+    """
+
+    def __init__(
+        self, image_shape: Sequence[int], maps: int, num_steps: int, hidden_dims: Sequence[int]
+    ) -> None:
+        super().__init__()
+        channels, *sides = image_shape
+        widths = [math.prod(image_shape), *hidden_dims]
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, hidden_dims, strict=False))
+        self.shape = (maps * channels, *sides)
+        self.readout = PerStep(num_steps, widths[-1], math.prod(self.shape))
+
+    def forward(self, x: Images, t: Tensor) -> Tensor:
+        """Maps of the state."""
+        h = x.flatten(1)
+        for layer in self.layers:
+            h = layer(h).sigmoid()
+        return self.readout(h, t).unflatten(1, self.shape)
+
+
+class StepRBF(nn.Module):
+    """Normalised radial basis functions, the same at all steps, and a read-out per step: for the swiss roll.
+
+    Args:
+        image_shape: (C, H, W) of one image.
+        maps: Images that are read out.
+        num_steps: Steps.
+        num_units: Basis functions.
+    """
+
+    def __init__(self, image_shape: Sequence[int], maps: int, num_steps: int, num_units: int) -> None:
+        super().__init__()
+        channels, *sides = image_shape
+        self.centres = nn.Parameter(torch.randn(num_units, math.prod(image_shape)))
+        self.log_widths = nn.Parameter(torch.zeros(num_units))
+        self.shape = (maps * channels, *sides)
+        self.readout = PerStep(num_steps, num_units, math.prod(self.shape))
+
+    def forward(self, x: Images, t: Tensor) -> Tensor:
+        """Maps of the state."""
+        distance = (x.flatten(1)[:, None] - self.centres).square().sum(-1)
+        h = (-0.5 * distance * (-2 * self.log_widths).exp()).softmax(1)
+        return self.readout(h, t).unflatten(1, self.shape)
+
+
+class MultiScale(nn.Module):
+    """The paper's network: convolutions at several scales beside a dense tower, read out by bumps of time.
+
+    Args:
+        image_shape: (C, H, W) of one image.
+        maps: Images that are read out.
+        num_steps: Steps.
+        sizes: Maps of a layer, layers of convolutions, and 1 x 1 layers above these and the dense tower.
+        hidden_dims: Widths of the dense tower, which ends in two maps per channel.
+        num_bumps: J, bumps of time.
+    """
+
+    bumps: Tensor
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        maps: int,
+        num_steps: int,
+        sizes: tuple[int, int, int],
+        hidden_dims: Sequence[int],
+        num_bumps: int,
+    ) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+        channels, conv_layers, upper_layers = sizes
+        colours, pixels = image_shape[0], math.prod(image_shape)
+        scales = 1 + min(SCALES - 1, halvings(self.image_shape)[0])
+        fan_in = [colours, *[channels] * (conv_layers - 1)]
+        self.convs = nn.ModuleList(
+            nn.ModuleList(nn.Conv2d(width, channels, 3, padding=1) for _ in range(scales)) for width in fan_in
+        )
+        widths = [pixels, *hidden_dims, DENSE_MAPS * pixels]
+        self.dense = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+        joined = [channels + DENSE_MAPS * colours, *[channels] * upper_layers]
+        self.upper = nn.ModuleList(nn.Conv2d(*pair, 1) for pair in pairwise(joined))
+        self.readout = nn.Conv2d(channels, num_bumps * maps * colours, 1)
+        self.register_buffer("bumps", bumps(num_steps, num_bumps).float(), persistent=False)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(
+                    layer.weight, std=1 / (math.sqrt(layer.in_channels) * layer.weight[0, 0].numel())
+                )
+                nn.init.zeros_(layer.bias) if layer.bias is not None else None
+            elif isinstance(layer, nn.Linear):
+                nn.init.orthogonal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.readout.weight, std=SMALL)
+
+    def forward(self, x: Images, t: Tensor) -> Tensor:
+        """Maps of the state."""
+        h = x
+        for scales in self.convs:
+            parts = [
+                interpolate(conv(avg_pool2d(h, 2**i)), scale_factor=float(2**i))
+                for i, conv in enumerate(scales)
+            ]
+            h = softplus(torch.stack(parts).sum(0))
+        dense = x.flatten(1)
+        for i, layer in enumerate(self.dense):
+            dense = layer(dense if i == 0 else leaky_relu(dense, SLOPE))
+        h = torch.cat((h, dense.unflatten(1, (-1, *self.image_shape[1:]))), 1)
+        for layer in self.upper:
+            h = leaky_relu(layer(h), SLOPE)
+        y = self.readout(h).unflatten(1, (self.bumps.shape[1], -1))
+        return torch.einsum("bj,bjmhw->bmhw", self.bumps[t - 1].to(y), y)
+
+
+class _Block(nn.Module):
+    """Two convolutions around a shift by time, added to their input."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_dim: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(GROUPS, c), c) for c in (in_channels, out_channels))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c, out_channels, 3, padding=1) for c in (in_channels, out_channels)
+        )
+        self.time = nn.Linear(time_dim, out_channels)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.convs[0](silu(self.norms[0](x))) + self.time(time)[:, :, None, None]
+        return self.skip(x) + self.convs[1](silu(self.norms[1](h)))
+
+
+class UNet(nn.Module):
+    """Convolutions down to smaller maps and up again, those on the way down joined to those on the way up.
+
+    Ronneberger et al. 2015 (arXiv:1505.04597); residual blocks and sinusoids of time are those of Ho et al.
+    2020 (arXiv:2006.11239), without attention.
+
+    Args:
+        image_shape: (C, H, W) of one image, whose sides can be halved at least once.
+        maps: Images that are read out.
+        num_steps: Steps.
+        channels: Maps at full size, doubled at each halving.
+    """
+
+    def __init__(self, image_shape: Sequence[int], maps: int, num_steps: int, channels: int) -> None:
+        super().__init__()
+        colours, depth = image_shape[0], min(SCALES - 1, halvings(tuple(image_shape))[0])
+        widths = [channels * 2**i for i in range(depth + 1)]
+        self.time_dim, self.num_steps = 4 * channels, num_steps
+        self.time = nn.Sequential(nn.Linear(self.time_dim, self.time_dim), nn.SiLU())
+        self.first = nn.Conv2d(colours, channels, 3, padding=1)
+        steps = list(pairwise(widths))
+        self.down = nn.ModuleList(_Block(a, b, self.time_dim) for a, b in steps)
+        self.middle = _Block(widths[-1], widths[-1], self.time_dim)
+        self.up = nn.ModuleList(_Block(b + a, a, self.time_dim) for a, b in reversed(steps))
+        self.last = nn.Conv2d(channels, maps * colours, 3, padding=1)
+        nn.init.normal_(self.last.weight, std=SMALL)
+
+    def forward(self, x: Images, t: Tensor) -> Tensor:
+        """Maps of the state."""
+        half = self.time_dim // 2
+        rates = torch.exp(-math.log(LONGEST_PERIOD) * torch.arange(half, device=x.device) / half)
+        angles = (1000 / self.num_steps) * t[:, None] * rates
+        time = self.time(torch.cat((angles.sin(), angles.cos()), 1))
+        h, passed = self.first(x), []
+        for block in self.down:
+            passed.append(h)
+            h = block(avg_pool2d(h, 2), time)
+        h = self.middle(h, time)
+        for block in self.up:
+            h = block(torch.cat((interpolate(h, scale_factor=2.0), passed.pop()), 1), time)
+        return self.last(silu(h))
