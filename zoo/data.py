@@ -18,7 +18,15 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from zoo.errors import UsageError, require
 from zoo.method import Batch, PixelKind
-from zoo.preparation import DigitsSource, FolderSource, HubSource, Source, prepared
+from zoo.preparation import (
+    DigitsSource,
+    FolderSource,
+    HeartbeatSource,
+    HubSource,
+    Source,
+    SwissRollSource,
+    prepared,
+)
 
 Binarize = Literal["none", "dynamic", "fixed", "threshold"]
 Split = Literal["train", "val", "test"]
@@ -351,6 +359,22 @@ class FashionMNIST(ImageData):
         return HubSource(self.pad, (28, 28), True, "zalando-datasets/fashion_mnist")
 
 
+class Heartbeat(ImageData):
+    """Twelve thousand sequences of 20 bits with a 1 at every fifth (Sohl-Dickstein et al. 2015)."""
+
+    @property
+    def source(self) -> Source:
+        return HeartbeatSource(self.pad)
+
+
+class SwissRoll(ImageData):
+    """Twelve thousand points on a spiral in the plane; wants `binarize: none` and `dequantize: true`."""
+
+    @property
+    def source(self) -> Source:
+        return SwissRollSource(self.pad)
+
+
 class HubImages(ImageData):
     """Any image data set on the Hugging Face Hub, or under the folder in ZOO_DATA in the same layout.
 
@@ -412,7 +436,8 @@ class ImageFolder(ImageData):
 
 
 DATA: dict[str, Any] = {
-    module.__name__: module for module in (Digits, MNIST, FashionMNIST, HubImages, ImageFolder)
+    module.__name__: module
+    for module in (Digits, MNIST, FashionMNIST, Heartbeat, SwissRoll, HubImages, ImageFolder)
 }
 
 

@@ -219,7 +219,7 @@ class Descent(Method):
 
     def learning(self) -> list[nn.Parameter]:
         """The parameters that the loss of this epoch moves: all, where a method learns in one phase."""
-        return list(self.parameters())
+        return [p for p in self.parameters() if p.requires_grad]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The mean loss of a batch."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from zoo.annealing import judged, latent_ais
+from zoo.annealing import SHORTER, judged, latent_ais
 from zoo.capabilities import (
     Clusters,
     Conditions,
@@ -155,6 +155,8 @@ def partition(scene: Scene) -> None:
     assert isinstance(method, Normalises)
     with scene.stream("partition"):
         verdict = judged(method.log_partition, PARTITION_CHAINS, PARTITION_STEPS)
+        if verdict.refusal is not None:
+            verdict = judged(method.log_partition, PARTITION_CHAINS, SHORTER * PARTITION_STEPS)
     z = verdict.partition
     exact = z.num_steps == 0
     require(verdict.refusal is None, verdict.refusal or "")

@@ -51,10 +51,10 @@ class Chain(nn.Module, ABC):
         return len(self.betas.base)
 
     def rates(self, t: Steps) -> tuple[Tensor, Tensor, Tensor]:
-        """The values of beta_t, alpha-bar_t and alpha-bar_(t-1), each [B, 1, 1, 1]."""
+        """The values of beta_t, alpha-bar_t and alpha-bar_(t-1), each [B, 1, 1, 1], in float64."""
         betas = self.betas()
         kept = torch.cat((betas.new_ones(1), (1 - betas).cumprod(0)))
-        return tuple(v.view(-1, 1, 1, 1).float() for v in (betas[t - 1], kept[t], kept[t - 1]))
+        return tuple(v.view(-1, 1, 1, 1) for v in (betas[t - 1], kept[t], kept[t - 1]))
 
     @abstractmethod
     def forward_kernel(self, x: Images, kept: Tensor) -> Kernel:
@@ -153,7 +153,7 @@ class GaussianChain(Chain):
         self.form = form
 
     def forward_kernel(self, x: Images, kept: Tensor) -> Kernel:
-        return Kernel(kept.sqrt() * x, (1 - kept).expand_as(x))
+        return Kernel(kept.sqrt().to(x) * x, (1 - kept).to(x).expand_as(x))
 
     def draw(self, kernel: Kernel) -> Images:
         return kernel.mean + kernel.variance.sqrt() * torch.randn_like(kernel.mean)
@@ -163,18 +163,20 @@ class GaussianChain(Chain):
 
     def posterior(self, x: Images, x_t: Images, t: Steps) -> Kernel:
         beta, kept, before = self.rates(t)
-        mean = (before.sqrt() * beta * x + (1 - beta).sqrt() * (1 - before) * x_t) / (1 - kept)
-        return Kernel(mean, (beta * (1 - before) / (1 - kept)).expand_as(x))
+        of_x = before.sqrt() * beta / (1 - kept)
+        of_state = (1 - beta).sqrt() * (1 - before) / (1 - kept)
+        variance = beta * (1 - before) / (1 - kept)
+        return Kernel(of_x.to(x) * x + of_state.to(x) * x_t, variance.to(x).expand_as(x))
 
     def reverse(self, x_t: Images, t: Steps) -> Kernel:
         beta, _, _ = self.rates(t)
         z, spread = self.network(x_t, t).float().chunk(2, 1)
-        logit = beta.clamp(*BETA_RANGE).logit()
+        logit = beta.clamp(*BETA_RANGE).logit().to(z)
         if self.form == "paper":
             variance = (spread + logit).sigmoid()
             return Kernel((x_t - z) * (1 - variance) + z, variance)
         variance = (spread / math.sqrt(self.num_steps) + logit).sigmoid()
-        return Kernel((1 - beta).sqrt() * x_t + beta.sqrt() * z, variance)
+        return Kernel((1 - beta).sqrt().to(z) * x_t + beta.sqrt().to(z) * z, variance)
 
     def divergence_of(self, x: Images, x_t: Images, t: Steps) -> PerImage:
         q, p = self.posterior(x, x_t, t), self.reverse(x_t, t)
@@ -183,7 +185,7 @@ class GaussianChain(Chain):
         return 0.5 * (ratio - 1 - ratio.log() + distance).flatten(1).sum(1)
 
     def entropy(self, x: Images, kept: Tensor) -> PerImage:
-        return 0.5 * (1 + LOG_TAU + (1 - kept).log()).expand_as(x).flatten(1).sum(1)
+        return 0.5 * (1 + LOG_TAU + (1 - kept).log()).to(x).expand_as(x).flatten(1).sum(1)
 
     def null_log_prob(self, kernel: Kernel) -> PerImage:
         return -0.5 * (LOG_TAU + kernel.mean.square() + kernel.variance).flatten(1).sum(1)
@@ -206,7 +208,7 @@ class BinomialChain(Chain):
         self.activity = activity
 
     def forward_kernel(self, x: Images, kept: Tensor) -> Kernel:
-        mean = kept * x + (1 - kept) * self.activity
+        mean = (kept * x + (1 - kept) * self.activity).to(x)
         return Kernel(mean, mean * (1 - mean))
 
     def draw(self, kernel: Kernel) -> Images:
@@ -217,11 +219,12 @@ class BinomialChain(Chain):
 
     def _posterior_logits(self, x: Images, x_t: Images, t: Steps) -> Tensor:
         beta, _, before = self.rates(t)
+        x, x_t = x.double(), x_t.double()
         one = self.forward_kernel(x, before).mean
         if_one = self.forward_kernel(torch.ones_like(x_t), 1 - beta).mean
         if_zero = self.forward_kernel(torch.zeros_like(x_t), 1 - beta).mean
         seen = torch.where(x_t > 0, if_one.log() - if_zero.log(), (-if_one).log1p() - (-if_zero).log1p())
-        return one.logit() + seen
+        return (one.logit() + seen).float()
 
     def posterior(self, x: Images, x_t: Images, t: Steps) -> Kernel:
         mean = self._posterior_logits(x, x_t, t).sigmoid()

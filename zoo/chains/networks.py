@@ -14,7 +14,7 @@ from zoo.shapes import Images
 
 SLOPE = 0.05
 DENSE_MAPS = 2
-GROUPS = 8
+GROUP = 4
 LONGEST_PERIOD = 10_000.0
 SCALES = 3
 SMALL = 1e-3
@@ -166,7 +166,9 @@ class _Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, time_dim: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(math.gcd(GROUPS, c), c) for c in (in_channels, out_channels))
+        self.norms = nn.ModuleList(
+            nn.GroupNorm(max(1, c // GROUP) if c % GROUP == 0 else 1, c) for c in (in_channels, out_channels)
+        )
         self.convs = nn.ModuleList(
             nn.Conv2d(c, out_channels, 3, padding=1) for c in (in_channels, out_channels)
         )
