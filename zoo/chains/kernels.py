@@ -195,7 +195,7 @@ class BinomialChain(Chain):
     """Binary pixels; pi has independent bits that are 1 with probability rho.
 
     The network says what the other bits tell of each, as log-odds that are added to its own: together
-    p(x_0 = 1|x_t), over which the kernel averages q(x_(t-1)|x_t, x_0). The best factorial kernel has this form.
+    p(x_0 = 1|x_t), over which the kernel averages q(x_(t-1)|x_t, x_0). The best kernel has this form.
 
     Args:
         betas: The forward chain's.
