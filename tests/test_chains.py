@@ -47,7 +47,7 @@ class ExactGaussian(GaussianChain):
 
 
 class ExactHeartbeat(nn.Module):
-    """Log-odds of x_0 = 1 given the other bits, by enumeration of the five phases."""
+    """Logits of p(x_0 = 1|x_t), by enumeration of the five phases."""
 
     def __init__(self, betas: Betas, activity: float) -> None:
         super().__init__()
@@ -60,8 +60,7 @@ class ExactHeartbeat(nn.Module):
             p = self.chain.forward_kernel(phase.expand_as(x), kept).mean
             parts.append((x * p.log() + (1 - x) * (-p).log1p()).flatten(1).sum(1))
         weights = torch.stack(parts).softmax(0)
-        whole = torch.einsum("pb,pchw->bchw", weights.double(), PHASES.double()).clamp(1e-12, 1 - 1e-12)
-        return (whole.logit() - self.chain._evidence(x, kept)).float()
+        return torch.einsum("pb,pchw->bchw", weights, PHASES).clamp(1e-12, 1 - 1e-7).logit()
 
 
 def heartbeat_chain(num_steps: int, activity: float = 0.2) -> BinomialChain:

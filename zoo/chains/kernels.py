@@ -194,8 +194,8 @@ class GaussianChain(Chain):
 class BinomialChain(Chain):
     """Binary pixels; pi has independent bits that are 1 with probability rho.
 
-    The network says what the other bits tell of each, as log-odds that are added to its own: together
-    p(x_0 = 1|x_t), over which the kernel averages q(x_(t-1)|x_t, x_0). The best kernel has this form.
+    The network says p(x_0 = 1|x_t), over which the kernel averages q(x_(t-1)|x_t, x_0): the best kernel has
+    this form.
 
     Args:
         betas: The forward chain's.
@@ -217,27 +217,23 @@ class BinomialChain(Chain):
     def noise(self, like: Images) -> Images:
         return (torch.rand_like(like) < self.activity).to(like)
 
-    def _evidence(self, x_t: Images, kept: Tensor) -> Tensor:
-        """What bits say of those they came from: log of p(x_t|1) / p(x_t|0), float64."""
-        sure = (torch.ones_like(x_t).double(), torch.zeros_like(x_t).double())
-        if_one, if_zero = (self.forward_kernel(bit, kept).mean for bit in sure)
-        return torch.where(x_t > 0, if_one.log() - if_zero.log(), (-if_one).log1p() - (-if_zero).log1p())
-
     def _posterior_logits(self, x: Images, x_t: Images, t: Steps) -> Tensor:
         beta, _, before = self.rates(t)
-        one = self.forward_kernel(x.double(), before).mean
-        return (one.logit() + self._evidence(x_t, 1 - beta)).float()
+        x, x_t = x.double(), x_t.double()
+        one = self.forward_kernel(x, before).mean
+        if_one = self.forward_kernel(torch.ones_like(x_t), 1 - beta).mean
+        if_zero = self.forward_kernel(torch.zeros_like(x_t), 1 - beta).mean
+        seen = torch.where(x_t > 0, if_one.log() - if_zero.log(), (-if_one).log1p() - (-if_zero).log1p())
+        return (one.logit() + seen).float()
 
     def posterior(self, x: Images, x_t: Images, t: Steps) -> Kernel:
         mean = self._posterior_logits(x, x_t, t).sigmoid()
         return Kernel(mean, mean * (1 - mean))
 
     def reverse(self, x_t: Images, t: Steps) -> Kernel:
-        _, kept, _ = self.rates(t)
-        one = (self.network(x_t, t).float() + self._evidence(x_t, kept).float()).sigmoid()
-        bits = (torch.ones_like(x_t), torch.zeros_like(x_t))
-        if_one, if_zero = (self._posterior_logits(bit, x_t, t).sigmoid() for bit in bits)
-        mean = one * if_one + (1 - one) * if_zero
+        one = self.network(x_t, t).float().sigmoid()
+        means = [self._posterior_logits(x, x_t, t).sigmoid() for x in (torch.ones_like(x_t), 0 * x_t)]
+        mean = one * means[0] + (1 - one) * means[1]
         return Kernel(mean, mean * (1 - mean))
 
     def divergence_of(self, x: Images, x_t: Images, t: Steps) -> PerImage:
