@@ -36,7 +36,7 @@ def at_phase(method: DBN, phase: int, monkeypatch) -> DBN:
 
 def log_joint_of_top(method: DBN) -> torch.Tensor:
     """log p(h) of the units next to the top, by enumeration."""
-    top = method.levels[-1]
+    top = method.stack.levels[-1]
     h = all_states(top.pixels.dim).double()
     score = h @ top.pixels.bias + softplus(h @ top.weight + top.bias).sum(1)
     return score - score.logsumexp(0)
@@ -50,8 +50,8 @@ def log_given(level, below: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
 
 def exact_log_prob(method: DBN) -> torch.Tensor:
     """log p(v) of all 256 images, by enumeration of every layer."""
-    log_p, above = log_joint_of_top(method), all_states(method.levels[-1].pixels.dim).double()
-    for level in method.levels[-2::-1]:
+    log_p, above = log_joint_of_top(method), all_states(method.stack.levels[-1].pixels.dim).double()
+    for level in method.stack.levels[-2::-1]:
         below = all_states(level.pixels.dim).double()
         log_p, above = (log_given(level, below, above) + log_p).logsumexp(1), below
     return log_p
@@ -78,7 +78,7 @@ def test_a_level_learns_from_bits_that_are_drawn_anew(phase, monkeypatch):
     for _ in range(2):
         method.loss(given)
     (level, one), (_, two) = seen
-    assert level is method.levels[phase]
+    assert level is method.stack.levels[phase]
     assert set(one.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(one, two)
 
@@ -88,7 +88,9 @@ def test_the_first_level_learns_from_the_image_itself(monkeypatch):
     given = batch()
     seen = []
     monkeypatch.setattr(
-        method.levels[0], "free_energy", lambda v: (seen.append(v), method.levels[0].pixels.energy(v))[1]
+        method.stack.levels[0],
+        "free_energy",
+        lambda v: (seen.append(v), method.stack.levels[0].pixels.energy(v))[1],
     )
     method.loss(given)
     assert torch.equal(seen[0], given.x.flatten(1))
@@ -100,7 +102,7 @@ def test_the_first_level_learns_from_the_image_itself(monkeypatch):
 def test_the_transposed_start_leaves_the_model_as_it_was():
     """The DBN's log p(v) is the RBM's, and the bound is tight whatever K."""
     method = small(6, D, start="transposed")
-    first, top = method.levels
+    first, top = method.stack.levels
     first.tie()
     method.start_level(1, pictures())
     torch.testing.assert_close(top.weight, first.weight.T)
@@ -116,15 +118,15 @@ def test_the_first_level_is_the_rbm_of_the_zoo(monkeypatch):
     """The same loss and the same gradient, from the same weights and draws."""
     method = at_phase(tiny("DBN"), 0, monkeypatch)
     rbm = RBM((1, 8, 8), num_hidden=7)
-    rbm.pixels.load_state_dict(method.levels[0].pixels.state_dict())
+    rbm.pixels.load_state_dict(method.stack.levels[0].pixels.state_dict())
     with torch.no_grad():
-        rbm.weight.copy_(method.levels[0].weight)
+        rbm.weight.copy_(method.stack.levels[0].weight)
     given = batch()
     for one in (method, rbm):
         torch.manual_seed(3)
         one.loss(given)["loss"].mean().backward()
-    torch.testing.assert_close(method.levels[0].weight.grad, rbm.weight.grad)
-    torch.testing.assert_close(method.levels[0].pixels.bias.grad, rbm.pixels.bias.grad)
+    torch.testing.assert_close(method.stack.levels[0].weight.grad, rbm.weight.grad)
+    torch.testing.assert_close(method.stack.levels[0].pixels.bias.grad, rbm.pixels.bias.grad)
 
 
 # 3. The bound.
@@ -160,7 +162,7 @@ def test_energy_is_minus_the_bound_and_says_on_which_side():
 
 def test_the_normaliser_is_that_of_the_top_over_either_layer():
     method = small(6, 5)
-    top = method.levels[-1]
+    top = method.stack.levels[-1]
     over_h1 = all_states(6).double()
     over_h2 = all_states(5).double()
     one = (over_h1 @ top.pixels.bias + softplus(over_h1 @ top.weight + top.bias).sum(1)).logsumexp(0)
@@ -176,7 +178,7 @@ def test_annealing_starts_at_the_rates_of_the_units_below_the_top():
     method = tiny("DBN", hidden_dims=(21, 22), pretrain_epochs=(1, 1))
     x = (torch.rand(300, 1, 8, 8) < 0.3).float()
     method.start_level(1, x)
-    torch.testing.assert_close(method.levels[1].pixels.mean, method.stack.means(x, 1).mean(0))
+    torch.testing.assert_close(method.stack.levels[1].pixels.mean, method.stack.means(x, 1).mean(0))
     assert method.log_partition(20, 50).num_steps == 50
 
 
@@ -185,7 +187,7 @@ def test_annealing_starts_at_the_rates_of_the_units_below_the_top():
 
 def test_the_wake_phase_moves_generation_and_the_sleep_phase_recognition(monkeypatch):
     method = at_phase(tiny("DBN", hidden_dims=(7, 6, 5)), 3, monkeypatch)
-    top, rest = method.levels[-1], method.levels[:-1]
+    top, rest = method.stack.levels[-1], method.stack.levels[:-1]
     generation = {id(p) for level in rest for p in (level.weight, level.pixels.bias)}
     recognition = {id(p) for level in rest for p in (level.weight_up, level.bias_up)}
     for term, moved in (("wake", generation), ("sleep", recognition), ("energy_data", {*map(id, top.theta)})):
@@ -198,13 +200,13 @@ def test_the_wake_phase_moves_generation_and_the_sleep_phase_recognition(monkeyp
 
 def test_recognition_follows_the_level_that_learns_and_parts_from_it_in_the_up_down_phase():
     method = tiny("DBN", hidden_dims=(7, 6), pretrain_epochs=(1, 1))
-    first = method.levels[0]
+    first = method.stack.levels[0]
     trainer(max_epochs=2, limit_train_batches=3).fit(method, datamodule=suited_digits(method))
     assert torch.equal(first.weight, first.weight_up)
     assert torch.equal(first.bias, first.bias_up)
     other = tiny("DBN", hidden_dims=(7, 6), pretrain_epochs=(1, 1))
     trainer(max_epochs=3, limit_train_batches=3).fit(other, datamodule=suited_digits(other))
-    assert not torch.equal(other.levels[0].weight, other.levels[0].weight_up)
+    assert not torch.equal(other.stack.levels[0].weight, other.stack.levels[0].weight_up)
 
 
 def test_each_phase_moves_its_own_level():
@@ -212,10 +214,10 @@ def test_each_phase_moves_its_own_level():
 
     class Watch(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            self.before = [level.weight.detach().clone() for level in pl_module.levels]
+            self.before = [level.weight.detach().clone() for level in pl_module.stack.levels]
 
         def on_train_epoch_end(self, trainer, pl_module):
-            pairs = zip(self.before, pl_module.levels, strict=True)
+            pairs = zip(self.before, pl_module.stack.levels, strict=True)
             moves.append([not torch.equal(before, level.weight) for before, level in pairs])
 
     method = tiny("DBN", hidden_dims=(7, 6, 5), pretrain_epochs=(1, 2, 1))
@@ -278,7 +280,7 @@ def test_chains_start_in_images_where_some_are_kept():
     trainer(limit_train_batches=1).fit(method, datamodule=suited_digits(method))
     assert set(method.starts.unique().tolist()) == {0.0, 1.0}
     with torch.no_grad():
-        for level in method.levels:  # a level that hands every unit through, up and down
+        for level in method.stack.levels:  # a level that hands every unit through, up and down
             level.weight.zero_()
             level.weight[: level.weight.shape[1]].fill_diagonal_(40.0)
             level.bias.fill_(-20.0)
@@ -292,7 +294,7 @@ def test_chains_start_in_images_where_some_are_kept():
 def test_codes_go_up_and_pictures_come_down():
     method = small(6, 5)
     x = pictures()[:7]
-    one, two = method.levels
+    one, two = method.stack.levels
     h = (x.flatten(1) @ one.weight_up + one.bias_up).sigmoid()
     h = (h @ two.weight + two.bias).sigmoid()
     torch.testing.assert_close(method.encode(x), h)

@@ -11,7 +11,8 @@ from torch import nn
 from zoo.capabilities import Side
 from zoo.chains.betas import Betas, bumps
 from zoo.chains.diffusion import Diffusion
-from zoo.chains.kernels import BinomialChain, GaussianChain, Kernel
+from zoo.chains.kernels import BinomialChain, GaussianChain
+from zoo.chains.products import Kernel
 from zoo.data import Digits, Heartbeat, SwissRoll
 from zoo.errors import UsageError
 from zoo.method import Batch

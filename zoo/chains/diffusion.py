@@ -18,8 +18,9 @@ from torch import Tensor
 
 from zoo.capabilities import Baselines, Repairs, Scores, Side, Walks
 from zoo.chains.betas import Betas, ChainSchedule
-from zoo.chains.kernels import BinomialChain, Chain, Change, GaussianChain, Kernel
+from zoo.chains.kernels import BinomialChain, Chain, GaussianChain
 from zoo.chains.networks import MultiScale, StepMLP, StepRBF, UNet
+from zoo.chains.products import Change, Kernel, with_gaussian, with_pixels, with_smooth
 from zoo.errors import require
 from zoo.method import Batch, Descent, PixelKind, Terms
 from zoo.networks import Average, halvings
@@ -27,7 +28,7 @@ from zoo.randomness import drawing_from
 from zoo.schedules import Schedule, scheduled
 from zoo.shapes import Images, PerImage
 
-BYTE = 255
+BYTE, FEWEST_STEPS = 255, 2
 
 
 class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
@@ -47,8 +48,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         channels: Maps of the convolutions.
         conv_layers: Layers of multi-scale convolutions.
         upper_layers: 1 x 1 layers above these and the dense tower.
-        hidden_dims: Widths of the dense tower or the `mlp`.
-        num_units: Basis functions of `rbf`.
+        hidden_dims: Widths of the dense tower or the `mlp`; the last one counts the units of `rbf`.
         num_bumps: J, bumps of time of the read-out and of the learnt schedule.
         ema_decay: Weight of the averaged network against the current one, per batch.
         repair_schedule: Whether what is known counts alike at all steps or grows linearly towards the image.
@@ -79,7 +79,6 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         conv_layers: int = 4,
         upper_layers: int = 2,
         hidden_dims: tuple[int, ...] = (500, 500, 500),
-        num_units: int = 16,
         num_bumps: int = 10,
         ema_decay: float = 0.999,
         repair_schedule: Literal["constant", "linear"] = "constant",
@@ -90,11 +89,12 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
     ) -> None:
         super().__init__(image_shape)
         self.save_hyperparameters()
-        least = {"num_steps": (num_steps, 2), "hidden_dims": (min(hidden_dims, default=0), 1)}
-        for name in ("channels", "conv_layers", "upper_layers", "num_units", "num_bumps"):
-            least[name] = (self.hparams[name], 1)
-        for name, (value, bound) in least.items():
-            require(value >= bound, f"{name} must be at least {bound}, got {value}")
+        require(num_steps >= FEWEST_STEPS, f"num_steps must be at least {FEWEST_STEPS}, got {num_steps}")
+        sizes = {
+            name: self.hparams[name] for name in ("channels", "conv_layers", "upper_layers", "num_bumps")
+        }
+        for name, value in (sizes | {"hidden_dims": min(hidden_dims, default=0)}).items():
+            require(value >= 1, f"{name} must be at least 1, got {value}")
         for name, value in {"lr": lr, "lr_final": lr_final}.items():
             require(value > 0, f"{name} must be positive, got {value}")
         require(0 < activity < 1, f"activity must be above 0 and below 1, got {activity}")
@@ -109,12 +109,16 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         self.optimizer_name, self.lr, self.lr_final = optimizer, lr, lr_final
         self.lr_schedule: Schedule = lr_schedule
         maps = 2 if gaussian else 1
-        sizes = (channels, conv_layers, upper_layers)
         network = {
-            "multiscale": partial(MultiScale, sizes=sizes, hidden_dims=hidden_dims, num_bumps=num_bumps),
+            "multiscale": partial(
+                MultiScale,
+                sizes=(channels, conv_layers, upper_layers),
+                hidden_dims=hidden_dims,
+                num_bumps=num_bumps,
+            ),
             "unet": partial(UNet, channels=channels),
             "mlp": partial(StepMLP, hidden_dims=hidden_dims),
-            "rbf": partial(StepRBF, num_units=num_units),
+            "rbf": partial(StepRBF, num_units=hidden_dims[-1]),
         }[backbone](self.image_shape, maps, num_steps)
         betas = Betas(schedule, num_steps, num_bumps)
         self.chain: Chain = (
@@ -200,18 +204,15 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         return map(self.picture, self._trajectory(n, generator))
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        return self.picture(deque(self._trajectory(n, generator), maxlen=1).pop())
+        return self._end(n, generator)
+
+    def _end(self, n: int, generator: torch.Generator | None, change: Change | None = None) -> Images:
+        return self.picture(deque(self._trajectory(n, generator, change), maxlen=1).pop())
 
     def repair(self, x: Images, mask: Images, *, generator: torch.Generator | None = None) -> Images:
-        known, states = mask > 0, self.standardised(x)
-
-        def change(kernel: Kernel, _: int) -> Kernel:
-            """Multiply by a delta at what is known, at every step (section 2.5)."""
-            mean = torch.where(known, states, kernel.mean)
-            return Kernel(mean, kernel.variance.masked_fill(known, 0))
-
-        last = deque(self._trajectory(len(x), generator, change), maxlen=1).pop()
-        return torch.where(known, x, self.picture(last))
+        known = mask > 0
+        change = with_pixels(known, self.standardised(x))
+        return torch.where(known, x, self._end(len(x), generator, change))
 
     def denoise(self, x: Images, sigma: float, *, generator: torch.Generator | None = None) -> Images:
         """Draw images given noisy ones: every step is multiplied by N(x, sigma^2), sigma in units of pixels.
@@ -221,13 +222,8 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         """
         require(self.kernel == "gaussian", f"denoise needs kernel: gaussian, got kernel: {self.kernel}")
         require(sigma > 0, f"sigma must be positive, got {sigma}")
-        seen, precision = self.standardised(x), (self.std / sigma).square()
-
-        def change(kernel: Kernel, step: int) -> Kernel:
-            weight = precision * self._share(step) * kernel.variance
-            return Kernel((kernel.mean + weight * seen) / (1 + weight), kernel.variance / (1 + weight))
-
-        return self.picture(deque(self._trajectory(len(x), generator, change), maxlen=1).pop())
+        change = with_gaussian(self.standardised(x), (self.std / sigma).square(), self._share)
+        return self._end(len(x), generator, change)
 
     def tilt(
         self, log_r: Callable[[Images], PerImage], n: int, *, generator: torch.Generator | None = None
@@ -241,13 +237,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         """
         require(self.kernel == "gaussian", f"tilt needs kernel: gaussian, got kernel: {self.kernel}")
 
-        def change(kernel: Kernel, step: int) -> Kernel:
-            with torch.enable_grad():
-                mean = kernel.mean.detach().requires_grad_()
-                (slope,) = torch.autograd.grad(log_r(mean).sum(), mean)
-            return Kernel(kernel.mean + self._share(step) * kernel.variance * slope, kernel.variance)
-
-        return self.picture(deque(self._trajectory(n, generator, change), maxlen=1).pop())
+        return self._end(n, generator, with_smooth(log_r, self._share))
 
     def _share(self, step: int) -> float:
         """The power of r at a step's result, step - 1 of T."""

@@ -6,8 +6,7 @@ Thermodynamics. ICML 2015. arXiv:1503.03585. Steps are numbered 1 to T; values a
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -16,21 +15,11 @@ from torch.distributions import Bernoulli, kl_divergence
 from torch.nn.functional import logsigmoid
 
 from zoo.chains.betas import BETA_RANGE, Betas
+from zoo.chains.products import Change, Kernel
 from zoo.shapes import Images, PerImage
 
 Steps = Int[Tensor, " images"]
 LOG_TAU = math.log(2 * math.pi)
-
-
-class Kernel(NamedTuple):
-    """What is known of the state before a step: its mean and variance, [B, C, H, W]."""
-
-    mean: Tensor
-    variance: Tensor
-
-
-Change = Callable[[Kernel, int], Kernel]
-"""What is made of the reverse kernel to the state at a step: multiplication by another distribution."""
 
 
 class Chain(nn.Module, ABC):
@@ -90,7 +79,7 @@ class Chain(nn.Module, ABC):
 
     def first_kernel(self, x_1: Images) -> Kernel:
         """p(x_0|x_1): the forward chain's first step, with which pi is in detailed balance."""
-        beta, _, _ = self.rates(torch.ones(1, dtype=torch.int64, device=x_1.device))
+        beta, _, _ = self.rates(torch.tensor([1], device=x_1.device))
         return self.forward_kernel(x_1, 1 - beta)
 
     def divergence(self, x: Images, t: Steps) -> PerImage:
@@ -105,7 +94,7 @@ class Chain(nn.Module, ABC):
         moment, or the activity, of pi. Here log pi is averaged over the states, so that the bound holds for
         every image.
         """
-        first, last = (torch.full((1,), t, dtype=torch.int64, device=x.device) for t in (1, self.num_steps))
+        first, last = (torch.tensor([t], device=x.device) for t in (1, self.num_steps))
         (_, kept_first, _), (_, kept_last, _) = self.rates(first), self.rates(last)
         entropies = self.entropy(x, kept_last) - self.entropy(x, kept_first)
         null = [self.null_log_prob(self.forward_kernel(x, kept)) for kept in (kept_last, kept_first)]

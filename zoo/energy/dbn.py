@@ -122,11 +122,6 @@ class DBN(Contrastive, Emits, Normalises, Encodes, Decodes, Reconstructs):
         self.register_buffer("starts", torch.zeros(num_starts, *self.image_shape))
 
     @property
-    def levels(self) -> list[Level]:
-        """From the pixels up."""
-        return list(self.stack.levels)
-
-    @property
     def accepts(self) -> tuple[PixelKind, ...]:
         return ("binary",)
 
@@ -145,33 +140,33 @@ class DBN(Contrastive, Emits, Normalises, Encodes, Decodes, Reconstructs):
         return self.current_epoch - begins[self.phase], ends[self.phase] - begins[self.phase]
 
     def step_size(self) -> float:
-        greedy = self.phase < len(self.levels)
+        greedy = self.phase < len(self.stack.levels)
         return self.lr * self.gibbs_steps / self.num_steps if greedy else self.updown_lr
 
     @property
     def num_steps(self) -> int:
         """Gibbs steps of contrastive divergence in this epoch, k."""
         epoch, length = (0, 1) if self._trainer is None else self.stretch()
-        if self.phase == len(self.levels):
+        if self.phase == len(self.stack.levels):
             return self.updown_steps[min(epoch, length - 1) * len(self.updown_steps) // length]
         growth = epoch // self.lengthen_every if self.lengthen_every else 0
         return self.gibbs_steps * (1 + growth)
 
     def learning(self) -> list[nn.Parameter]:
-        if self.phase < len(self.levels):
-            return list(self.levels[self.phase].theta)
-        unused = {id(level.bias) for level in self.levels[:-1]}
+        if self.phase < len(self.stack.levels):
+            return list(self.stack.levels[self.phase].theta)
+        unused = {id(level.bias) for level in self.stack.levels[:-1]}
         return [p for p in self.parameters() if id(p) not in unused]
 
     def start_from(self, data: Any) -> None:
         """Start an untouched first level at the training images' means."""
-        if self.levels[0].pixels.untouched:
-            self.levels[0].pixels.start_at(data.mean_image(), data.originals("train"))
+        if self.stack.levels[0].pixels.untouched:
+            self.stack.levels[0].pixels.start_at(data.mean_image(), data.originals("train"))
 
     def on_train_epoch_start(self) -> None:
         """Start the level whose first epoch this is; set the epoch's step size and momentum."""
         super().on_train_epoch_start()
-        if 0 < self.phase < len(self.levels) and self.stretch()[0] == 0:
+        if 0 < self.phase < len(self.stack.levels) and self.stretch()[0] == 0:
             with own_stream(self.stream_seed or 0, self.current_epoch):
                 images = self.trainer.datamodule.split("train").x  # pyright: ignore
             self.start_level(self.phase, images)
@@ -179,7 +174,7 @@ class DBN(Contrastive, Emits, Normalises, Encodes, Decodes, Reconstructs):
     @torch.no_grad()
     def start_level(self, index: int, x: Images) -> None:
         """Start a level above the first at the means of the units below it, for images [N, C, H, W]."""
-        level, below = self.levels[index], self.levels[index - 1]
+        level, below = self.stack.levels[index], self.stack.levels[index - 1]
         parts = [self.stack.means(part.to(self.device), index) for part in x.split(MEANS_AT_ONCE)]
         level.pixels.start_at(torch.cat(parts).mean(0), x)
         if self.start == "transposed":
@@ -189,10 +184,10 @@ class DBN(Contrastive, Emits, Normalises, Encodes, Decodes, Reconstructs):
 
     def loss(self, batch: Batch) -> Terms:
         v = batch.x.flatten(1)
-        if self.phase < len(self.levels):
+        if self.phase < len(self.stack.levels):
             h = self.stack.ascend(v, self.phase)[-1]
-            return self._contrast(self.levels[self.phase], h)[0]
-        layers = self.stack.ascend(v, len(self.levels) - 1)  # appendix B
+            return self._contrast(self.stack.levels[self.phase], h)[0]
+        layers = self.stack.ascend(v, len(self.stack.levels) - 1)  # appendix B
         terms, dream = self._contrast(self.stack.top, layers[-1])
         wake, sleep = self.stack.wake(layers), self.stack.sleep(dream)
         return {**terms, "wake": wake, "sleep": sleep, "loss": terms["loss"] + wake + sleep}
@@ -210,8 +205,8 @@ class DBN(Contrastive, Emits, Normalises, Encodes, Decodes, Reconstructs):
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Let recognition follow a level that learns as an RBM."""
-        if self.phase < len(self.levels):
-            self.levels[self.phase].tie()
+        if self.phase < len(self.stack.levels):
+            self.stack.levels[self.phase].tie()
 
     def energy(self, x: Images) -> PerImage:
         return -self.stack.bound(x, self.bound_samples).float()
@@ -228,7 +223,7 @@ class DBN(Contrastive, Emits, Normalises, Encodes, Decodes, Reconstructs):
             h = top.pixels.start(n)
             if len(self.starts):
                 x = self.starts[torch.randint(len(self.starts), (n,), device=self.device)]
-                h = self.stack.ascend(x.flatten(1), len(self.levels) - 1)[-1]
+                h = self.stack.ascend(x.flatten(1), len(self.stack.levels) - 1)[-1]
             h, _ = top.pixels.gibbs(h, burn_in, *top.theta)
         for _ in range(self.sample_steps - burn_in):
             with drawing_from(generator):
@@ -244,7 +239,7 @@ class DBN(Contrastive, Emits, Normalises, Encodes, Decodes, Reconstructs):
 
     @torch.no_grad()
     def encode(self, x: Images) -> Codes:
-        return self.stack.means(x, len(self.levels))
+        return self.stack.means(x, len(self.stack.levels))
 
     @torch.no_grad()
     def decode(self, z: Codes) -> Images:
