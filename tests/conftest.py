@@ -34,8 +34,7 @@ TINY: dict[str, dict] = {
     "Diffusion": {
         "num_steps": 6,
         "channels": 4,
-        "conv_layers": 2,
-        "upper_layers": 1,
+        "layers": (2, 1),
         "hidden_dims": (8,),
         "num_bumps": 3,
         "schedule": "learnt",

@@ -118,6 +118,7 @@ def test_the_learnt_schedule_moves_all_but_its_first_step():
     first = betas().clone()
     assert float(first[0]) == pytest.approx(2e-3, rel=1e-3)
     torch.testing.assert_close(first[1:], 1 / torch.linspace(1000, 2, 1000).double()[1:], rtol=1e-6, atol=0)
+    assert Betas("learnt", 40, 3, first=1e-3)()[0] == 1e-3
     with torch.no_grad():
         betas.shift.fill_(0.5)
     torch.testing.assert_close(betas()[1:].logit(), first[1:].logit() + 0.5, rtol=1e-6, atol=1e-9)
@@ -467,6 +468,7 @@ def test_tilting_moves_the_mean():
         ({"num_steps": 1}, "num_steps must be at least 2, got 1"),
         ({"kernel": "binomial"}, "schedule: learnt needs kernel: gaussian, got binomial"),
         ({"activity": 1.0}, "activity must be above 0 and below 1, got 1.0"),
+        ({"first_beta": 1.0}, "first_beta must be at least 0 and below 1, got 1.0"),
         ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1, got 1.0"),
         ({"channels": 0}, "channels must be at least 1, got 0"),
         ({"hidden_dims": (0,)}, "hidden_dims must be at least 1, got 0"),

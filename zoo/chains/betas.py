@@ -32,12 +32,13 @@ class Betas(nn.Module):
             0.02; `learnt`, as the paper's: near 1 / (T, ..., 2), moved by bumps of time, the first one fixed.
         num_steps: T.
         num_bumps: Bumps of the learnt schedule.
+        first: Its first beta; 0 is the released code's 1 / T + 0.001.
     """
 
     base: Tensor
     bumps: Tensor
 
-    def __init__(self, schedule: ChainSchedule, num_steps: int, num_bumps: int) -> None:
+    def __init__(self, schedule: ChainSchedule, num_steps: int, num_bumps: int, first: float = 0.0) -> None:
         super().__init__()
         t = torch.arange(1, num_steps + 1, dtype=torch.float64)
         self.shift: nn.Parameter | None = None
@@ -47,7 +48,7 @@ class Betas(nn.Module):
             base = torch.linspace(*LINEAR_BETAS, num_steps, dtype=torch.float64)
         else:
             base = 1 / torch.linspace(num_steps, 2, num_steps, dtype=torch.float64)
-            base[0] += FIRST_BETA_MORE
+            base[0] = first or base[0] + FIRST_BETA_MORE
             self.shift = nn.Parameter(torch.zeros(num_bumps))
         self.register_buffer("base", base, persistent=False)
         self.register_buffer("bumps", bumps(num_steps, num_bumps), persistent=False)

@@ -41,13 +41,13 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         num_steps: T, steps of the chain.
         schedule: What each step destroys: `harmonic`, beta_t = 1 / (T - t + 1); `linear`, 1e-4 to 0.02; or
             `learnt`, for the Gaussian kernel.
+        first_beta: Of the learnt schedule, which does not learn it; 0 is the released code's 1 / T + 0.001.
         activity: Share of ones in the noise of the binomial kernel.
         form: How the Gaussian kernel is made of the network's two maps: as in the released code or the paper.
         backbone: `multiscale`: the paper's for images; `unet`; `mlp` and `rbf`: the paper's for its toys,
             with a read-out per step.
         channels: Maps of the convolutions.
-        conv_layers: Layers of multi-scale convolutions.
-        upper_layers: 1 x 1 layers above these and the dense tower.
+        layers: Layers of multi-scale convolutions, and of 1 x 1 ones above these and the dense tower.
         hidden_dims: Widths of the dense tower or the `mlp`; the last one counts the units of `rbf`.
         num_bumps: J, bumps of time of the read-out and of the learnt schedule.
         ema_decay: Weight of the averaged network against the current one, per batch.
@@ -72,12 +72,12 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         kernel: Literal["gaussian", "binomial"] = "gaussian",
         num_steps: int = 1000,
         schedule: ChainSchedule = "harmonic",
+        first_beta: float = 0.0,
         activity: float = 0.5,
         form: Literal["released", "paper"] = "released",
         backbone: Literal["multiscale", "unet", "mlp", "rbf"] = "multiscale",
         channels: int = 20,
-        conv_layers: int = 4,
-        upper_layers: int = 2,
+        layers: tuple[int, int] = (4, 2),
         hidden_dims: tuple[int, ...] = (500, 500, 500),
         num_bumps: int = 10,
         ema_decay: float = 0.999,
@@ -90,15 +90,14 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         super().__init__(image_shape)
         self.save_hyperparameters()
         require(num_steps >= FEWEST_STEPS, f"num_steps must be at least {FEWEST_STEPS}, got {num_steps}")
-        sizes = {
-            name: self.hparams[name] for name in ("channels", "conv_layers", "upper_layers", "num_bumps")
-        }
-        for name, value in (sizes | {"hidden_dims": min(hidden_dims, default=0)}).items():
+        sizes = {"layers": min(layers), "hidden_dims": min(hidden_dims, default=0)}
+        for name, value in (sizes | {"channels": channels, "num_bumps": num_bumps}).items():
             require(value >= 1, f"{name} must be at least 1, got {value}")
         for name, value in {"lr": lr, "lr_final": lr_final}.items():
             require(value > 0, f"{name} must be positive, got {value}")
         require(0 < activity < 1, f"activity must be above 0 and below 1, got {activity}")
-        require(0 <= ema_decay < 1, f"ema_decay must be at least 0 and below 1, got {ema_decay}")
+        for name, value in {"ema_decay": ema_decay, "first_beta": first_beta}.items():
+            require(0 <= value < 1, f"{name} must be at least 0 and below 1, got {value}")
         gaussian = kernel == "gaussian"
         require(gaussian or schedule != "learnt", f"schedule: learnt needs kernel: gaussian, got {kernel}")
         require(
@@ -112,7 +111,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         network = {
             "multiscale": partial(
                 MultiScale,
-                sizes=(channels, conv_layers, upper_layers),
+                sizes=(channels, *layers),
                 hidden_dims=hidden_dims,
                 num_bumps=num_bumps,
             ),
@@ -120,7 +119,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
             "mlp": partial(StepMLP, hidden_dims=hidden_dims),
             "rbf": partial(StepRBF, num_units=hidden_dims[-1]),
         }[backbone](self.image_shape, maps, num_steps)
-        betas = Betas(schedule, num_steps, num_bumps)
+        betas = Betas(schedule, num_steps, num_bumps, first_beta)
         self.chain: Chain = (
             GaussianChain(betas, network, form) if gaussian else BinomialChain(betas, network, activity)
         )

@@ -17,6 +17,7 @@ DENSE_MAPS = 2
 GROUP = 4
 LONGEST_PERIOD = 10_000.0
 SCALES = 3
+FIRST_LOG_WIDTH = -1.2
 SMALL = 1e-3
 """Standard deviation of the last weights at the start: the reverse chain begins near pi's own."""
 
@@ -82,7 +83,7 @@ class StepRBF(nn.Module):
         super().__init__()
         channels, *sides = image_shape
         self.centres = nn.Parameter(torch.randn(num_units, math.prod(image_shape)))
-        self.log_widths = nn.Parameter(torch.zeros(num_units))
+        self.log_widths = nn.Parameter(torch.full((num_units,), FIRST_LOG_WIDTH))
         self.shape = (maps * channels, *sides)
         self.readout = PerStep(num_steps, num_units, math.prod(self.shape))
 
