@@ -159,6 +159,47 @@ def test_a_partition_that_cannot_be_trusted_is_refused(tmp_path):
     assert "the effective number of chains must be at least 5" in results.skipped["partition"]
 
 
+def test_a_refused_partition_is_annealed_four_times_as_long(tmp_path):
+    method, asked = Everything(num_hidden=25), []
+    honest = method.log_partition
+
+    def hasty(chains, steps):
+        asked.append(steps)
+        return honest(chains, steps)._replace(ess=1.0 if steps < 58_000 else 50.0, num_steps=steps)
+
+    method.log_partition = hasty
+    results = score(method, tmp_path, metrics=["partition"])
+    assert asked == [14_500, 3_625, 58_000, 14_500]
+    assert "58000 distributions" in results.numbers["test/log_partition"].protocol
+
+
+def test_chains_are_asked_how_well_they_mix(tmp_path):
+    """Chains that alternate between two digits switch at every step and visit two classes."""
+    x = Digits(binarize="none").split("train")
+    pair = [x.x[x.y == label][0] for label in (0, 7)]
+
+    class Alternating(Everything):
+        def emit(self, n, *, generator=None):
+            for step in range(6):
+                yield Independent(Bernoulli(probs=pair[step % 2].expand(n, -1, -1, -1)), 3)
+
+    numbers = score(Alternating(), tmp_path, metrics=["mixing"]).numbers
+    assert numbers["test/class_switches"].value == 1
+    assert numbers["test/classes_visited"].value == 2
+    assert "6 consecutive states of 10 chains" in numbers["test/class_switches"].protocol
+
+
+def test_a_bound_on_the_energy_changes_the_side(tmp_path):
+    class Bounded(Everything):
+        energy_side = Side.UPPER
+
+    exact = score(Bounded(), tmp_path, metrics=["partition"]).numbers
+    assert exact["test/log_prob_lower"].side is Side.LOWER
+    assert "a bound on the energy" in exact["test/log_prob_lower"].protocol
+    annealed = score(Bounded(num_hidden=25), tmp_path, metrics=["partition"]).numbers
+    assert annealed["test/log_prob_estimate"].side is Side.ESTIMATE
+
+
 BAD = {
     "NaN": (lambda n: torch.full((n, 1, 8, 8), math.nan), "images must be finite, got 22976 values"),
     "above 1": (lambda n: torch.full((n, 1, 8, 8), 1.5), r"images must lie in [0, 1], got 1.5 to 1.5"),
