@@ -303,8 +303,10 @@ def run(argv: list[str]) -> None:
     description = (function.__doc__ or "").split("\n")[0]
     parser = Parser(prog=f"zoo {argv[0]}", description=description, allow_abbrev=False)
     parameters = inspect.signature(function).parameters
-    own = {name for name, p in parameters.items() if p.annotation in (bool, list[str], list[str] | None)}
-    for name in sorted(own):
+    own: set[str | int] = {
+        name for name, p in parameters.items() if p.annotation in (bool, list[str], list[str] | None)
+    }
+    for name in [name for name in parameters if name in own]:
         text, needed = _described(function, name), parameters[name].default is inspect.Parameter.empty
         if parameters[name].annotation is bool:
             parser.add_argument(f"--{name}", action="store_true", help=text)

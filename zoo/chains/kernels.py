@@ -43,7 +43,8 @@ class Chain(nn.Module, ABC):
         """The values of beta_t, alpha-bar_t and alpha-bar_(t-1), each [B, 1, 1, 1], in float64."""
         betas = self.betas()
         kept = torch.cat((betas.new_ones(1), (1 - betas).cumprod(0)))
-        return tuple(v.view(-1, 1, 1, 1) for v in (betas[t - 1], kept[t], kept[t - 1]))
+        beta, now, before = (v.view(-1, 1, 1, 1) for v in (betas[t - 1], kept[t], kept[t - 1]))
+        return beta, now, before
 
     @abstractmethod
     def forward_kernel(self, x: Images, kept: Tensor) -> Kernel:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +147,7 @@ class MultiScale(nn.Module):
     def forward(self, x: Images, t: Tensor) -> Tensor:
         """Maps of the state."""
         h = x
-        for scales in self.convs:
+        for scales in cast("list[nn.ModuleList]", self.convs):
             parts = [
                 interpolate(conv(avg_pool2d(h, 2**i)), scale_factor=float(2**i))
                 for i, conv in enumerate(scales)

@@ -27,7 +27,7 @@ class Level(Pair):
 
     pixels: BinaryVisible
 
-    def __init__(self, shape: tuple[int, int, int], num_hidden: int, top: bool) -> None:
+    def __init__(self, shape: tuple[int, ...], num_hidden: int, top: bool) -> None:
         super().__init__()
         self.couple(BinaryVisible(shape), num_hidden)
         self.top = top
@@ -63,7 +63,7 @@ class Stack(nn.Module):
 
     levels: Sequence[Level]
 
-    def __init__(self, image_shape: tuple[int, int, int], hidden_dims: Sequence[int]) -> None:
+    def __init__(self, image_shape: tuple[int, ...], hidden_dims: Sequence[int]) -> None:
         super().__init__()
         shapes = [image_shape, *((1, 1, width) for width in hidden_dims)]
         top = len(hidden_dims) - 1
