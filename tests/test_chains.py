@@ -437,12 +437,18 @@ def test_a_clamped_chain_is_not_the_conditional():
     assert float(other.var()) == pytest.approx(0.495, abs=4 * 0.495 * math.sqrt(2 / 4000))
 
 
-def test_denoising_gaussian_data_moves_towards_what_was_seen():
-    torch.manual_seed(0)
-    method = Diffusion((1, 1, 2), num_steps=200, backbone="rbf")
+def standard_normal_plane(**options) -> Diffusion:
+    """The exact chain of N(0, I) in two pixels of mean 0.5 and standard deviation 0.05."""
+    method = Diffusion((1, 1, 2), num_steps=200, backbone="rbf", **options)
     method.average.network = ExactGaussian(Betas("harmonic", 200, 3))
     method.std.fill_(0.05)
     method.mean.fill_(0.5)
+    return method
+
+
+def test_denoising_gaussian_data_moves_towards_what_was_seen():
+    torch.manual_seed(0)
+    method = standard_normal_plane()
     seen = torch.full((2000, 1, 1, 2), 0.55)
     far, near = (((method.denoise(seen, sigma) - 0.5) / 0.05) for sigma in (5.0, 0.0005))
     assert float(far.mean()) == pytest.approx(0, abs=0.1)
@@ -452,10 +458,7 @@ def test_denoising_gaussian_data_moves_towards_what_was_seen():
 
 def test_tilting_moves_the_mean():
     torch.manual_seed(0)
-    method = Diffusion((1, 1, 2), num_steps=200, backbone="rbf", repair_schedule="linear")
-    method.average.network = ExactGaussian(Betas("harmonic", 200, 3))
-    method.std.fill_(0.05)
-    method.mean.fill_(0.5)
+    method = standard_normal_plane(repair_schedule="linear")
     x = (method.tilt(lambda x: 0.3 * x.flatten(1).sum(1), 4000) - 0.5) / 0.05
     assert 0.1 < float(x.mean()) < 1.0
     still = (method.tilt(lambda x: 0.0 * x.flatten(1).sum(1), 4000) - 0.5) / 0.05

@@ -24,22 +24,26 @@ SMALL = 1e-3
 
 
 class PerStep(nn.Module):
-    """Features [B, F] to values [B, N] by weights of each step's own.
+    """Features [B, F] to maps [B, M, H, W] by weights of each step's own.
 
     Args:
-        num_steps: Steps.
         in_dim: F.
-        out_dim: N.
+        image_shape: (C, H, W) of one image.
+        maps: Images that are read out, M / C.
+        num_steps: Steps.
     """
 
-    def __init__(self, num_steps: int, in_dim: int, out_dim: int) -> None:
+    def __init__(self, in_dim: int, image_shape: Sequence[int], maps: int, num_steps: int) -> None:
         super().__init__()
+        channels, *sides = image_shape
+        self.shape, out_dim = (maps * channels, *sides), maps * math.prod(image_shape)
         self.weight = nn.Parameter(SMALL * torch.randn(num_steps, in_dim, out_dim))
         self.bias = nn.Parameter(torch.zeros(num_steps, out_dim))
 
     def forward(self, h: Tensor, t: Tensor) -> Tensor:
-        """Values of the features at steps t [B], 1 to T."""
-        return torch.einsum("bi,bio->bo", h, self.weight[t - 1].to(h)) + self.bias[t - 1].to(h)
+        """Maps of the features at steps t [B], 1 to T."""
+        values = torch.einsum("bi,bio->bo", h, self.weight[t - 1].to(h)) + self.bias[t - 1].to(h)
+        return values.unflatten(1, self.shape)
 
 
 class StepMLP(nn.Module):
@@ -56,18 +60,16 @@ class StepMLP(nn.Module):
         self, image_shape: Sequence[int], maps: int, num_steps: int, hidden_dims: Sequence[int]
     ) -> None:
         super().__init__()
-        channels, *sides = image_shape
         widths = [math.prod(image_shape), *hidden_dims]
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, hidden_dims, strict=False))
-        self.shape = (maps * channels, *sides)
-        self.readout = PerStep(num_steps, widths[-1], math.prod(self.shape))
+        self.readout = PerStep(widths[-1], image_shape, maps, num_steps)
 
     def forward(self, x: Images, t: Tensor) -> Tensor:
         """Maps of the state."""
         h = x.flatten(1)
         for layer in self.layers:
             h = layer(h).sigmoid()
-        return self.readout(h, t).unflatten(1, self.shape)
+        return self.readout(h, t)
 
 
 class StepRBF(nn.Module):
@@ -82,17 +84,15 @@ class StepRBF(nn.Module):
 
     def __init__(self, image_shape: Sequence[int], maps: int, num_steps: int, num_units: int) -> None:
         super().__init__()
-        channels, *sides = image_shape
         self.centres = nn.Parameter(torch.randn(num_units, math.prod(image_shape)))
         self.log_widths = nn.Parameter(torch.full((num_units,), FIRST_LOG_WIDTH))
-        self.shape = (maps * channels, *sides)
-        self.readout = PerStep(num_steps, num_units, math.prod(self.shape))
+        self.readout = PerStep(num_units, image_shape, maps, num_steps)
 
     def forward(self, x: Images, t: Tensor) -> Tensor:
         """Maps of the state."""
         distance = (x.flatten(1)[:, None] - self.centres).square().sum(-1)
         h = (-0.5 * distance * (-2 * self.log_widths).exp()).softmax(1)
-        return self.readout(h, t).unflatten(1, self.shape)
+        return self.readout(h, t)
 
 
 class MultiScale(nn.Module):
