@@ -4,7 +4,7 @@ import warnings
 
 import torch.distributed
 from conftest import suited_digits, tiny
-from test_contract import ALL, MatchingMeans, MeanByDescent, MeanInOnePass, lasting, trainer
+from test_contract import ALL, EPOCHS_OF_PHASES, MatchingMeans, MeanByDescent, MeanInOnePass, lasting, trainer
 
 from zoo.data import Digits
 
@@ -22,7 +22,7 @@ def main() -> None:
             print(cls.__name__, *both.tolist())
     for name in ALL:
         method = tiny(name)
-        fitting = trainer(devices=2, strategy="ddp", max_epochs=1, limit_train_batches=3)
+        fitting = trainer(devices=2, strategy="ddp", max_epochs=EPOCHS_OF_PHASES, limit_train_batches=3)
         fitting.fit(method, datamodule=suited_digits(method, batch_size=25))
         shared = [value for key, value in lasting(method).items() if key not in method.per_process]
         one, two = fitting.strategy.all_gather(torch.cat([value.double().flatten() for value in shared]))

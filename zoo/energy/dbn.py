@@ -167,7 +167,7 @@ class DBN(Contrastive, Emits, Normalises, Encodes, Decodes, Reconstructs):
         """Start the level whose first epoch this is; set the epoch's step size and momentum."""
         super().on_train_epoch_start()
         if 0 < self.phase < len(self.stack.levels) and self.stretch()[0] == 0:
-            with own_stream(self.stream_seed or 0, self.current_epoch):
+            with own_stream(self.current_epoch):  # on every process alike
                 images = self.trainer.datamodule.split("train").x  # pyright: ignore
             self.start_level(self.phase, images)
 
