@@ -235,7 +235,6 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
             generator: Where the draws come from.
         """
         require(self.kernel == "gaussian", f"tilt needs kernel: gaussian, got kernel: {self.kernel}")
-
         return self._end(n, generator, with_smooth(log_r, self._share))
 
     def _share(self, step: int) -> float:
