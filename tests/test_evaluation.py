@@ -17,6 +17,7 @@ from zoo.capabilities import Clusters, Conditions, Emits, Encodes, Normalises, S
 from zoo.data import Digits, ImageFolder, from_recipe
 from zoo.errors import UsageError
 from zoo.evaluation import Evaluator
+from zoo.features import extractor
 from zoo.method import Method
 from zoo.protocol import ON_REQUEST, SECTIONS
 from zoo.results import Results
@@ -187,6 +188,16 @@ def test_chains_are_asked_how_well_they_mix(tmp_path):
     assert numbers["test/class_switches"].value == 1
     assert numbers["test/classes_visited"].value == 2
     assert "6 consecutive states of 10 chains" in numbers["test/class_switches"].protocol
+
+
+def test_a_number_does_not_depend_on_which_others_are_asked_for(tmp_path):
+    """Not even on whether the feature network was needed before."""
+    alone, later = (
+        (extractor.cache_clear(), score(Everything(), tmp_path, metrics=metrics))[1].numbers
+        for metrics in (["mixing"], ["classes", "mixing"])
+    )
+    for name in ("test/class_switches", "test/classes_visited"):
+        assert alone[name] == later[name]
 
 
 def test_a_bound_on_the_energy_changes_the_side(tmp_path):

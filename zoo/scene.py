@@ -141,7 +141,8 @@ class Scene:
         Raises:
             UsageError: If there is none.
         """
-        return extractor(self.data.source.name, self.data.image_shape).to(self.method.device)
+        with own_stream(self.seed):  # a network draws its first weights, whose place the file's take
+            return extractor(self.data.source.name, self.data.image_shape).to(self.method.device)
 
     def features(self, images: Tensor) -> Features:
         """Features of images [N, C, H, W] that lie on the CPU."""
