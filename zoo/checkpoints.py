@@ -1,0 +1,174 @@
+"""`checkpoints/<slug>/`: a trained method as it is published, laid out as a Hub repository.
+
+`config.json` and `model.safetensors` are the method; `metrics.json` its score (`zoo/results.py`);
+`train.yaml` every setting of its training; `draws.safetensors` its first images from a stored seed;
+`README.md` its card; `samples.png` and other pictures. `seeds.json`, where there is one, has the values of
+several seeds. The hashes of all published weights, and the commits at which organisations hold them, are in
+`zoo/registry.json`.
+"""
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save
+
+import zoo
+from zoo.callbacks import interpolations, save_film, save_grid
+from zoo.capabilities import Decodes, Encodes, Reconstructs, Samples, Walks
+from zoo.data import ImageData, from_recipe
+from zoo.errors import require
+from zoo.files import sha256, write_bytes, write_json
+from zoo.hub import CONFIG, RESULTS, WEIGHTS, data_recipe, from_pretrained
+from zoo.method import Method
+from zoo.results import Results
+
+METRICS, TRAINING, CARD = "metrics.json", "train.yaml", "README.md"
+DRAWS, SEEDS = "draws.safetensors", "seeds.json"
+TRAINING_OF_RUN = "config.yaml"
+MAX_BYTES = 6_000_000
+"""Most bytes of published weights."""
+NUM_DRAWS, DRAW_SEED = 8, 0
+SIDE = 10
+FILM_CHAINS, FILM_COLUMNS, FILM_FRAMES = 16, 4, 40
+REGISTRY = Path(__file__).parent / "registry.json"
+
+
+class Checkpoint(NamedTuple):
+    """A published method."""
+
+    slug: str
+    folder: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The class and its arguments, and the data."""
+        return json.loads((self.folder / CONFIG).read_text())
+
+    @property
+    def results(self) -> Results:
+        """Its score."""
+        return Results.read(self.folder / METRICS)
+
+    @property
+    def seeds(self) -> dict[str, list[float]]:
+        """The values of a number over seeds 0, 1, ..., by key; empty where there is one run."""
+        path = self.folder / SEEDS
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    @property
+    def draws(self) -> torch.Tensor:
+        """Its first images [8, C, H, W] from seed 0, as they were when it was published."""
+        return load_file(self.folder / DRAWS)["images"]
+
+
+def shelf() -> Path:
+    """The folder of all checkpoints in a checkout of the project."""
+    return Path(zoo.__file__).parent.parent / "checkpoints"
+
+
+def checkpoints(root: Path | None = None) -> dict[str, Checkpoint]:
+    """All checkpoints of a folder by their slugs."""
+    root = root or shelf()
+    folders = sorted(path.parent for path in root.glob(f"*/{CONFIG}"))
+    return {folder.name: Checkpoint(folder.name, folder) for folder in folders}
+
+
+def collect(slug: str, run: Path, others: Sequence[Path] = (), root: Path | None = None) -> Checkpoint:
+    """Make `checkpoints/<slug>` of a finished run, whole or not at all.
+
+    Args:
+        slug: Name of its recipe.
+        run: Folder of the run, whose weights are published.
+        others: Folders of runs that differ in their seed alone.
+        root: Where the checkpoints are; by default in the checkout.
+
+    Raises:
+        UsageError: If a run is not finished, or its weights are too large or not those of its score.
+    """
+    root = root or shelf()
+    for folder in (run, *others):
+        complete = all((folder / name).is_file() for name in (RESULTS, TRAINING_OF_RUN, f"model/{WEIGHTS}"))
+        require(complete, f"a run must be finished and scored before it is published, {folder} is not")
+    size = (run / "model" / WEIGHTS).stat().st_size
+    require(size <= MAX_BYTES, f"published weights must have at most {MAX_BYTES} bytes, {slug} has {size}")
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{slug}.", dir=root) as scratch:
+        folder = Path(scratch) / slug
+        folder.mkdir()
+        for source, name in (
+            (run / "model" / CONFIG, CONFIG),
+            (run / "model" / WEIGHTS, WEIGHTS),
+            (run / RESULTS, METRICS),
+            (run / TRAINING_OF_RUN, TRAINING),
+        ):
+            shutil.copyfile(source, folder / name)
+        if others:
+            write_json(folder / SEEDS, _over_seeds([run, *others]))
+        draw(from_pretrained(folder), from_recipe(data_recipe(folder)), folder)
+        if (root / slug).exists():
+            shutil.rmtree(root / slug)
+        folder.replace(root / slug)
+    return Checkpoint(slug, root / slug)
+
+
+def _over_seeds(runs: Sequence[Path]) -> dict[str, list[float]]:
+    """Numbers that all runs have, in the order of the runs."""
+    results = [Results.read(run / RESULTS) for run in runs]
+    shared = [key for key in results[0].numbers if all(key in other.numbers for other in results)]
+    return {key: [result.numbers[key].value for result in results] for key in shared}
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation over seeds."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+@torch.no_grad()
+def draw(method: Method, data: ImageData, folder: Path) -> None:
+    """Write the stored draws and the pictures of what a method can do, from stored seeds.
+
+    Args:
+        method: Loaded, in eval mode.
+        data: What it was trained on.
+        folder: Where to.
+    """
+    data.prepare_data()
+    data.setup()
+    x = data.split("test").x[: 2 * SIDE]
+    if isinstance(method, Samples):
+        first = method.sample(NUM_DRAWS, generator=torch.Generator().manual_seed(DRAW_SEED))
+        write_bytes(folder / DRAWS, save({"images": first.contiguous()}))
+        images = method.sample(SIDE**2, generator=torch.Generator().manual_seed(DRAW_SEED))
+        save_grid(images, folder / "samples.png", SIDE)
+    if isinstance(method, Walks):
+        states = method.walk(FILM_CHAINS, generator=torch.Generator().manual_seed(DRAW_SEED))
+        save_film(states, folder / "film.gif", FILM_COLUMNS, FILM_FRAMES)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(DRAW_SEED)
+        if isinstance(method, Reconstructs):
+            pairs = torch.cat((x[:SIDE], method.reconstruct(x[:SIDE])))
+            save_grid(pairs, folder / "reconstructions.png", SIDE)
+        if isinstance(method, Encodes) and isinstance(method, Decodes):
+            save_grid(interpolations(method, x, SIDE), folder / "interpolations.png", SIDE)
+
+
+def register(checkpoint: Checkpoint) -> None:
+    """Enter the hashes of a checkpoint's method in the registry; commits of other weights are forgotten."""
+    entries = registry()
+    hashes = {name: sha256(checkpoint.folder / name) for name in (CONFIG, WEIGHTS)}
+    known = entries.get(checkpoint.slug, {})
+    revisions = known.get("revisions", {}) if known.get("sha256") == hashes else {}
+    entries[checkpoint.slug] = {"sha256": hashes, "revisions": revisions}
+    write_json(REGISTRY, dict(sorted(entries.items())))
+
+
+def registry() -> dict[str, dict[str, Any]]:
+    """Slug to `sha256` {file: hash} and `revisions` {organisation: commit}."""
+    return json.loads(REGISTRY.read_text()) if REGISTRY.is_file() else {}
