@@ -130,6 +130,11 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
+def first_draws(method: Samples) -> torch.Tensor:
+    """The images [8, C, H, W] that a checkpoint stores, drawn again."""
+    return method.sample(NUM_DRAWS, generator=torch.Generator().manual_seed(DRAW_SEED))
+
+
 @torch.no_grad()
 def draw(method: Method, data: ImageData, folder: Path) -> None:
     """Write the stored draws and the pictures of what a method can do, from stored seeds.
@@ -143,8 +148,7 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
     data.setup()
     x = data.split("test").x[: 2 * SIDE]
     if isinstance(method, Samples):
-        first = method.sample(NUM_DRAWS, generator=torch.Generator().manual_seed(DRAW_SEED))
-        write_bytes(folder / DRAWS, save({"images": first.contiguous()}))
+        write_bytes(folder / DRAWS, save({"images": first_draws(method).contiguous()}))
         images = method.sample(SIDE**2, generator=torch.Generator().manual_seed(DRAW_SEED))
         save_grid(images, folder / "samples.png", SIDE)
     if isinstance(method, Walks):

@@ -285,7 +285,37 @@ def _paired(results: list, paths: list[str]) -> None:
     console().print(table)
 
 
-VERBS = {"sample": sample, "score": score, "list": list_, "data": data, "compare": compare}
+def reproduce(
+    slugs: list[str],
+    budget: Literal["cpu", "gpu", "paper"] = "cpu",
+    seeds: int = 1,
+    hours: float | None = None,
+    print_only: bool = False,
+    out: str | None = None,
+) -> None:
+    """Train recipes, score them, and collect their checkpoints with cards; what is there already is kept.
+
+    Args:
+        slugs: Recipes, such as `vae-mnist`.
+        budget: `cpu` and `gpu` train the recipe there, `paper` its paper-sized variant wherever it can.
+        seeds: Runs with seeds 0, 1, ...; the first one's weights are published, the others give the spread.
+        hours: No training begins after so many hours; the same command goes on.
+        print_only: Print the commands, run nothing.
+        out: Folder of checkpoints; by default the checkout's, whose registry and `MODEL_CARDS.md` follow.
+    """
+    from zoo.reproduce import reproduce
+
+    reproduce(slugs, budget, seeds, hours, print_only, out)
+
+
+VERBS = {
+    "sample": sample,
+    "score": score,
+    "list": list_,
+    "data": data,
+    "compare": compare,
+    "reproduce": reproduce,
+}
 
 
 def run(argv: list[str]) -> None:
@@ -313,7 +343,13 @@ def run(argv: list[str]) -> None:
         else:
             parser.add_argument(name if needed else f"--{name}", nargs="+", help=text)
     parser.add_function_arguments(function, as_positional=True, skip=own)
-    function(**vars(parser.parse_args(argv[1:])))
+    function(**vars(parser.parse_args([_underscored(word) for word in argv[1:]])))
+
+
+def _underscored(word: str) -> str:
+    """`--print-only` is `--print_only`."""
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
 
 
 def _described(function: Callable, name: str) -> str:

@@ -1,0 +1,91 @@
+"""Reproduce checkpoints in a queue, or hold the published ones against their weights.
+
+    python scripts/reproduce.py train 'digits' --seeds 3     every method's recipe on these data
+    python scripts/reproduce.py check '*-mnist'              score again, draw again, compare
+
+`check` scores every checkpoint from its weights with the full number of samples, and ends with status 1 if
+one number lies outside the 95 % interval of the recorded one (without an interval: differs), or one stored
+draw does not come out bit by bit.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import zoo
+from zoo.checkpoints import METRICS, Checkpoint, checkpoints, first_draws
+from zoo.reproduce import reproduce
+from zoo.results import ABSOLUTE, Number, Results
+from zoo.verbs import score
+
+SAMPLES, IMAGES = 5000, 10_000
+
+
+def main() -> None:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("verb", choices=["train", "check"])
+    parser.add_argument("pattern", help="data set to train on (digits, mnist, fashion-mnist); slugs to check")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--hours", type=float)
+    parser.add_argument("--metrics", nargs="+", help="only these metrics")
+    arguments = parser.parse_args()
+    if arguments.verb == "train":
+        modules = {path.rsplit(".", 1)[1] for path in zoo.METHODS.values()}
+        slugs = [f"{module.replace('_', '-')}-{arguments.pattern}" for module in sorted(modules)]
+        known = zoo.recipe_files()
+        reproduce([slug for slug in slugs if slug in known], seeds=arguments.seeds, hours=arguments.hours)
+        return
+    found = {slug: one for slug, one in checkpoints().items() if fnmatch(slug, arguments.pattern)}
+    failures = sum(check(one, arguments.metrics) for one in found.values())
+    Console().print(f"{len(found)} checkpoints, {failures} with differences")
+    sys.exit(failures > 0)
+
+
+def check(checkpoint: Checkpoint, metrics: list[str] | None) -> bool:
+    """Score and draw again; print the numbers side by side. Returns whether anything differs."""
+    recorded = checkpoint.results
+    with tempfile.TemporaryDirectory() as scratch:
+        samples, images = _sizes(recorded)
+        score([str(checkpoint.folder)], metrics, None, samples, images, recorded.seed, out=scratch)
+        again = Results.read(Path(scratch) / f"{checkpoint.slug}.json")
+    table = Table(title=f"{checkpoint.slug}: {METRICS} and now", title_justify="left")
+    for heading in ("number", "recorded", "now", "agrees"):
+        table.add_column(heading)
+    differs = False
+    for key, number in again.numbers.items():
+        before = recorded.numbers.get(key)
+        if before is None:
+            continue
+        agrees = before.protocol == number.protocol and _within(number, before)
+        differs |= not agrees
+        table.add_row(key, str(before), str(number), "yes" if agrees else "NO")
+    drawn = torch.equal(first_draws(zoo.from_pretrained(checkpoint.folder)), checkpoint.draws)  # pyright: ignore
+    table.add_row("first draws", "stored", "drawn", "yes" if drawn else "NO")
+    Console().print(table)
+    return differs or not drawn
+
+
+def _sizes(recorded: Results) -> tuple[int, int]:
+    """The importance samples and the images with which it was scored; the defaults if it says none."""
+    text = " ".join(number.protocol for number in recorded.numbers.values())
+    samples, images = re.search(r"K=(\d+)", text), re.search(r"(\d+) samples against", text)
+    return int(samples[1]) if samples else SAMPLES, int(images[1]) if images else IMAGES
+
+
+def _within(now: Number, before: Number) -> bool:
+    if before.interval is None:
+        return abs(now.value - before.value) <= max(ABSOLUTE, 1e-4 * abs(before.value))
+    low, high = before.interval
+    return low - ABSOLUTE <= now.value <= high + ABSOLUTE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Published checkpoints: how they are made, and that what lies in the repository is what its cards say."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from safetensors.torch import load_file
+
+import zoo
+from zoo import cards, verbs
+from zoo.capabilities import Side
+from zoo.checkpoints import (
+    CARD,
+    DRAWS,
+    MAX_BYTES,
+    METRICS,
+    TRAINING,
+    checkpoints,
+    collect,
+    first_draws,
+    registry,
+    spread,
+)
+from zoo.errors import UsageError
+from zoo.files import sha256
+from zoo.hub import CONFIG, WEIGHTS, from_pretrained, weights_sha256
+from zoo.reproduce import Training, recipe_of, reproduce
+from zoo.results import Number, Results
+
+PUBLISHED = checkpoints()
+TOTAL_BYTES = 150_000_000
+
+
+@pytest.fixture(scope="module")
+def collected(digits_run, tmp_path_factory):
+    return collect("vae-digits", digits_run, [digits_run], tmp_path_factory.mktemp("shelf"))
+
+
+def test_a_finished_run_becomes_a_folder_like_a_hub_repository(collected, digits_run):
+    names = {path.name for path in collected.folder.iterdir()}
+    pictures = {"samples.png", "reconstructions.png", "interpolations.png"}
+    assert names == {CONFIG, WEIGHTS, METRICS, TRAINING, DRAWS, "seeds.json"} | pictures
+    assert (collected.folder / WEIGHTS).read_bytes() == (digits_run / "model" / WEIGHTS).read_bytes()
+    assert collected.results == Results.read(digits_run / "results.json")
+    assert yaml.safe_load((collected.folder / TRAINING).read_text())["trainer"]["max_epochs"] == 3
+    method = from_pretrained(collected.folder)
+    assert torch.equal(first_draws(method), collected.draws)
+    assert weights_sha256(method) == collected.results.weights_sha256
+
+
+def test_seeds_of_one_run_twice_have_no_spread(collected):
+    assert len(collected.seeds) == len(collected.results.numbers)
+    for key, values in collected.seeds.items():
+        assert values == [collected.results.numbers[key].value] * 2
+        assert spread(values) == (values[0], 0.0)
+
+
+def test_spread_is_the_deviation_of_a_sample():
+    assert spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
+
+
+def test_collecting_again_replaces_the_folder(collected, digits_run):
+    (collected.folder / "old.txt").write_text("of an earlier one")
+    again = collect("vae-digits", digits_run, [digits_run], collected.folder.parent)
+    assert not (again.folder / "old.txt").exists()
+    assert [path.name for path in collected.folder.parent.iterdir()] == ["vae-digits"]
+
+
+def test_an_unfinished_run_and_large_weights_are_refused(digits_run, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    with (run / "model" / WEIGHTS).open("ab") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(UsageError, match=f"at most {MAX_BYTES} bytes, x has {MAX_BYTES + 1}"):
+        collect("x", run, root=tmp_path / "shelf")
+    (run / "results.json").unlink()
+    with pytest.raises(UsageError, match="must be finished and scored"):
+        collect("x", run, root=tmp_path / "shelf")
+    assert not (tmp_path / "shelf").exists()
+
+
+def test_a_card_states_every_number_with_side_protocol_and_command(collected):
+    text = cards.card(collected)
+    for key, number in collected.results.numbers.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {key.removeprefix('test/')} |"))
+        assert str(number) in row
+        assert number.unit in row
+        place = re.search(r"\| (\d+) \|$", row)[1]
+        assert f"{place}. {number.protocol}" in text
+    assert "`python -m zoo score vae-digits`" in text
+    assert "`python -m zoo reproduce vae-digits --seeds 2`" in text
+    assert cards.departures(zoo.method_class("VAE")) in text
+    metadata = yaml.safe_load(text.split("---")[1])
+    listed = metadata["model-index"][0]["results"][0]["metrics"]
+    assert {entry["type"]: entry["value"] for entry in listed} == {
+        key: number.value for key, number in collected.results.numbers.items()
+    }
+
+
+def test_references_name_recipes_and_sides():
+    for reference in cards.references():
+        assert reference.slug in zoo.recipe_files()
+        assert reference.kind in ("paper", "public", "target")
+        assert isinstance(reference.side, Side)
+        assert reference.metric.startswith("test/")
+
+
+def test_print_only_prints_the_command_that_trains(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    reproduce(["vae-digits"], seeds=2, budget="gpu", print_only=True)
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"python -m zoo fit --config=\S+vae_digits.yaml --seed_everything=0 "
+        r"--trainer.default_root_dir=runs/reproduce/seed_0 --trainer.accelerator=gpu",
+        first,
+    )
+    assert "--seed_everything=1" in second
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("slug", "budget", "line"),
+    [
+        ("vae", "cpu", "slug must be a recipe .*, got 'vae'"),
+        ("vae-digits", "paper", "vae-digits has no paper-sized recipe: there is no vae-paper-digits"),
+    ],
+)
+def test_a_recipe_that_is_not_there_is_one_line(slug, budget, line):
+    with pytest.raises(UsageError, match=line):
+        recipe_of(slug, budget)
+    assert recipe_of("glo-mnist", "paper")[0] == "glo-paper-mnist"
+
+
+def test_reproduce_goes_on_with_an_interrupted_run_and_keeps_a_finished_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = Path("runs/reproduce/seed_0/pca-digits/version_0")
+    reproduce(["pca-digits"], out="shelf")
+    assert "zoo fit" in capsys.readouterr().out
+    card = Path("shelf/pca-digits", CARD).read_text()
+    reproduce(["pca-digits"], out="shelf")
+    assert "zoo fit" not in capsys.readouterr().out
+    assert Path("shelf/pca-digits", CARD).read_text() == card
+    shutil.rmtree(run / "model")
+    reproduce(["pca-digits"], print_only=True)
+    assert f"--ckpt_path={run}/last.ckpt" in capsys.readouterr().out
+
+
+def test_a_run_of_another_recipe_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = zoo.recipe_files()["vae-digits"]
+    settings = yaml.safe_load(recipe.read_text())
+    settings["model"]["class_path"] = "zoo.VAE"
+    run = tmp_path / "runs/reproduce/seed_0/vae-digits/version_0"
+    run.mkdir(parents=True)
+    training = Training("vae-digits", recipe, 0, "cpu")
+    (run / "config.yaml").write_text(yaml.safe_dump(settings | {"wandb": False}))
+    assert training.versions() == [run.relative_to(tmp_path)]
+    settings["trainer"]["max_epochs"] += 1
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert training.versions() == []
+
+
+def test_a_failed_training_ends_the_queue_with_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").write_text("in the way")
+    with pytest.raises(UsageError, match="the training of pca-digits with seed 0 ended with status 2"):
+        reproduce(["pca-digits"], out="shelf")
+    assert not Path("shelf").exists()
+
+
+def test_the_repository_holds_small_checkpoints_of_every_method():
+    assert {one.config["class"] for one in PUBLISHED.values()} == set(zoo.METHODS)
+    sizes = {slug: sum(f.stat().st_size for f in one.folder.iterdir()) for slug, one in PUBLISHED.items()}
+    assert sum(sizes.values()) <= TOTAL_BYTES
+    assert set(registry()) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("slug", sorted(PUBLISHED))
+def test_a_published_checkpoint_is_what_it_says(slug):
+    one = PUBLISHED[slug]
+    assert {CONFIG, WEIGHTS, METRICS, TRAINING, CARD, DRAWS, "samples.png"} <= {
+        p.name for p in one.folder.iterdir()
+    }
+    assert registry()[slug]["sha256"] == {name: sha256(one.folder / name) for name in (CONFIG, WEIGHTS)}
+    assert (one.folder / WEIGHTS).stat().st_size <= MAX_BYTES
+    assert all(
+        t.dtype == torch.float32 or not t.is_floating_point()
+        for t in load_file(one.folder / WEIGHTS).values()
+    )
+    assert "/tmp" not in (one.folder / TRAINING).read_text()
+    method = zoo.from_pretrained(one.folder)
+    assert not method.training
+    assert weights_sha256(method) == one.results.weights_sha256
+    # Rounding differs between machines, and a chain of bits may then part from the stored one.
+    close = (first_draws(method) - one.draws).abs() < 1e-3
+    assert close.float().mean() > 0.98
+    assert (one.folder / CARD).read_text() == cards.card(one)
+
+
+def test_the_index_is_generated():
+    assert (ROOT / cards.INDEX).read_text() == cards.index(PUBLISHED)
+
+
+def test_quick_numbers_come_out_of_the_weights_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    slugs = [slug for slug in PUBLISHED if slug.endswith("-digits")]
+    folders = [str(PUBLISHED[slug].folder) for slug in slugs]
+    verbs.score(folders, ["fid", "parzen", "neighbourhoods"], out=str(tmp_path))
+    for slug in slugs:
+        now, recorded = Results.read(tmp_path / f"{slug}.json").numbers, PUBLISHED[slug].results.numbers
+        assert "test/fid" in now
+        for key, number in now.items():
+            assert number.protocol == recorded[key].protocol
+            low, high = recorded[key].interval
+            assert low <= number.value <= high, f"{key} of {slug}"
+
+
+def test_the_deviation_over_seeds_stands_in_the_place_of_the_error():
+    number = Number(1.0, "nats", Side.LOWER, "p", 0.5)
+    assert str(cards.over_seeds(number, [1.0, 2.0, 3.0])) == ">= 2.0 ± 1.0"

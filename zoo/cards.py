@@ -1,0 +1,260 @@
+"""Model cards: `README.md` of every checkpoint, `MODEL_CARDS.md` over all; generated, never edited."""
+
+import inspect
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import zoo
+from zoo import capabilities
+from zoo.capabilities import Side
+from zoo.checkpoints import CARD, Checkpoint, checkpoints, shelf, spread
+from zoo.files import write_bytes
+from zoo.method import Method
+from zoo.results import Number, Results
+
+REFERENCES = Path(__file__).parent / "references.yaml"
+INDEX = "MODEL_CARDS.md"
+MEGABYTE = 1e6
+DATA = {
+    "Digits": ("optical digits of scikit-learn (UCI), CC BY 4.0", None),
+    "MNIST": ("MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0", "ylecun/mnist"),
+    "FashionMNIST": ("Fashion-MNIST (Xiao, Rasul, Vollgraf), MIT", "zalando-datasets/fashion_mnist"),
+}
+"""Licence, and name on the Hub, of the data."""
+HEADLINES = (
+    "log_prob",
+    "log_prob_lower",
+    "log_prob_estimate",
+    "log_prob_optimistic",
+    "bits_per_dim",
+    "csl",
+    "gain_over_baseline",
+    "reconstruction_error",
+    "reconstruction_psnr",
+    "fid",
+    "coverage",
+    "parzen",
+)
+"""Numbers that the index shows, in its order."""
+
+
+class Reference(NamedTuple):
+    """A number that others report, or that was expected, beside one of a checkpoint."""
+
+    slug: str
+    metric: str
+    kind: str
+    side: Side
+    value: float
+    unit: str
+    comparable: bool
+    protocol: str
+    source: str
+    why: str
+
+    def __str__(self) -> str:
+        """Side and value."""
+        return f"{self.side.value} {self.value:g}"
+
+    @property
+    def reading(self) -> str:
+        """Whether it stands on the same scale."""
+        return "yes" if self.comparable else "no"
+
+
+def references() -> list[Reference]:
+    """All of `references.yaml`."""
+    entries = yaml.safe_load(REFERENCES.read_text())
+    return [
+        Reference(**(entry | {"side": Side(entry["side"]), "value": float(entry["value"])}))
+        for entry in entries
+    ]
+
+
+def write_card(checkpoint: Checkpoint) -> None:
+    """Write the checkpoint's `README.md`."""
+    write_bytes(checkpoint.folder / CARD, card(checkpoint).encode())
+
+
+def write_index(root: Path | None = None) -> None:
+    """Write `MODEL_CARDS.md` beside the folder of checkpoints."""
+    root = root or shelf()
+    write_bytes(root.parent / INDEX, index(checkpoints(root)).encode())
+
+
+def card(checkpoint: Checkpoint) -> str:
+    """The model card, Markdown with the metadata that the Hub reads."""
+    config, results = checkpoint.config, checkpoint.results
+    kind, data = zoo.method_class(config["class"]), config["data"]["class"]
+    licence, on_hub = DATA[data]
+    protocols = list(dict.fromkeys(number.protocol for number in results.numbers.values()))
+    seeds = checkpoint.seeds
+    rows = [_row(key, number, results, seeds, protocols) for key, number in results.numbers.items()]
+    pictures = {path.name for path in checkpoint.folder.iterdir()}
+    return _render(
+        "card.md.jinja",
+        slug=checkpoint.slug,
+        tags=["pytorch-lightning", "generative-model", config["class"].lower(), data.lower()],
+        datasets=[on_hub] if on_hub else [],
+        data_name=on_hub or data.lower(),
+        numbers=rows,
+        summary=f"{_summary(kind)} Trained on {data}.",
+        citation=kind.paper,
+        shape=results.data["protocol"].split()[1].replace("x", ", "),
+        protocol=results.data["protocol"],
+        samples="samples.png",
+        film="film.gif" in pictures,
+        seeds=len(next(iter(seeds.values()))) if seeds else 0,
+        protocols=protocols,
+        remarks=results.remarks(),
+        references=[
+            _beside(reference, results) for reference in references() if reference.slug == checkpoint.slug
+        ],
+        departures=departures(kind),
+        recipe=_recipe(checkpoint.slug),
+        cost=_cost(checkpoint),
+        dropped=_dropped(kind),
+        what="images like those of " + data,
+        capabilities=", ".join(abilities(kind)),
+        licence=licence,
+        commands={
+            "score": f"`python -m zoo score {checkpoint.slug}`",
+            "reproduce": f"`python -m zoo reproduce {checkpoint.slug}"
+            + (f" --seeds {len(next(iter(seeds.values())))}`" if seeds else "`"),
+        },
+    )
+
+
+def index(found: dict[str, Checkpoint]) -> str:
+    """`MODEL_CARDS.md`: a section per method, with its checkpoints and what others report."""
+    known, sections = references(), []
+    for name in sorted(zoo.METHODS):
+        kind = zoo.method_class(name)
+        mine = {slug: one for slug, one in found.items() if one.config["class"] == name}
+        scores = {slug: one.results for slug, one in mine.items()}
+        measured = {key.removeprefix("test/") for one in scores.values() for key in one.numbers}
+        shown = [name for name in HEADLINES if name in measured]
+        sections.append(
+            {
+                "name": name,
+                "summary": _summary(kind),
+                "citation": kind.paper,
+                "capabilities": ", ".join(abilities(kind)),
+                "departures": departures(kind),
+                "headings": shown,
+                "rows": [_headline(slug, one, shown) for slug, one in mine.items()],
+                "references": [
+                    {"slug": r.slug, **_beside(r, scores[r.slug])} for r in known if r.slug in scores
+                ],
+            }
+        )
+    return _render("index.md.jinja", sections=sections)
+
+
+def departures(kind: type[Method]) -> str:
+    """What the method's file says of how it differs from the paper, on one line."""
+    text = inspect.getdoc(inspect.getmodule(kind)) or ""
+    _, _, rest = text.partition("Departs from the paper:")
+    line = " ".join(rest.split("\n\n")[0].split())
+    return line[:1].upper() + line[1:] if line else "None known."
+
+
+def abilities(kind: type[Method]) -> list[str]:
+    """Names of the method's capabilities."""
+    named = [
+        c
+        for _, c in inspect.getmembers(capabilities, inspect.isclass)
+        if c.__module__ == capabilities.__name__
+    ]
+    return sorted(c.__name__ for c in named if issubclass(kind, c))
+
+
+def _summary(kind: type[Method]) -> str:
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+
+
+def _recipe(slug: str) -> str:
+    path = zoo.recipe_files().get(slug)
+    return f"configs/{path.parent.name}/{path.name}" if path else "unknown"
+
+
+def _row(
+    key: str, number: Number, results: Results, seeds: dict[str, list[float]], protocols: Sequence[str]
+) -> dict[str, Any]:
+    floors = {name: numbers.get(key) for name, numbers in results.floors.items()}
+    low, high = number.interval or (math.nan, math.nan)
+    return {
+        "key": key,
+        "name": key.removeprefix("test/"),
+        "value": number.value,
+        "shown": str(number),
+        "interval": f"[{low:.5g}, {high:.5g}]" if number.interval else "",
+        "unit": number.unit,
+        "over_seeds": over_seeds(number, seeds[key]) if key in seeds else "",
+        "train": floors.get("train") or "",
+        "noise": floors.get("independent_pixels") or "",
+        "place": protocols.index(number.protocol) + 1,
+    }
+
+
+def over_seeds(number: Number, values: Sequence[float]) -> Number:
+    """The mean over seeds with their deviation in the place of the error."""
+    mean, deviation = spread(values)
+    return Number(mean, number.unit, number.side, number.protocol, deviation)
+
+
+def _beside(reference: Reference, results: Results) -> dict[str, Any]:
+    ours = results.numbers.get(reference.metric)
+    return {
+        "name": reference.metric.removeprefix("test/"),
+        "ours": "not measured" if ours is None else str(ours),
+        "theirs": str(reference),
+        "protocol": reference.protocol,
+        "whose": f"{reference.kind}: {reference.source}",
+        "comparable": reference.reading,
+        "why": reference.why,
+    }
+
+
+def _headline(slug: str, checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
+    results, seeds = checkpoint.results, checkpoint.seeds
+    cells = []
+    for name in names:
+        key = f"test/{name}"
+        number = results.numbers.get(key)
+        shown = number and (over_seeds(number, seeds[key]) if key in seeds else number)
+        cells.append(str(shown) if shown else "")
+    return {"slug": slug, "data": results.data["protocol"], "cells": cells}
+
+
+def _cost(checkpoint: Checkpoint) -> str:
+    results = checkpoint.results
+    size = (checkpoint.folder / "model.safetensors").stat().st_size
+    parts = [f"{size / MEGABYTE:.2f} MB of weights"]
+    if results.train_seconds is not None:
+        parts.append(f"{results.train_seconds:.0f} s of training")
+    parts.append(f"{sum(results.seconds.values()):.0f} s of scoring on {results.hardware}")
+    if results.peak_memory_mb is not None:
+        parts.append(f"{results.peak_memory_mb:.0f} MB of memory")
+    return "It took " + ", ".join(parts[1:]) + f"; {parts[0]}."
+
+
+def _dropped(kind: type[Method]) -> str:
+    """What checkpoints of a training keep and published weights leave out."""
+    unpublished = kind.unpublished.fget  # pyright: ignore[reportFunctionMemberAccess]
+    return ", ".join(unpublished(None)) if unpublished else ""
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("zoo", "."),
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**values)
