@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
-from zoo.checkpoints import METRICS, Checkpoint, checkpoints, first_draws
+from zoo.checkpoints import Checkpoint, checkpoints, first_draws
+from zoo.hub import METRICS
 from zoo.reproduce import reproduce
 from zoo.results import ABSOLUTE, Number, Results
 from zoo.verbs import score

@@ -17,17 +17,15 @@ from zoo.checkpoints import (
     CARD,
     DRAWS,
     MAX_BYTES,
-    METRICS,
     TRAINING,
     checkpoints,
     collect,
     first_draws,
-    registry,
     spread,
 )
 from zoo.errors import UsageError
 from zoo.files import sha256
-from zoo.hub import CONFIG, WEIGHTS, from_pretrained, weights_sha256
+from zoo.hub import CONFIG, METRICS, WEIGHTS, from_pretrained, registry, weights_sha256
 from zoo.reproduce import Training, recipe_of, reproduce
 from zoo.results import Number, Results
 

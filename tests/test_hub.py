@@ -1,23 +1,24 @@
 """Saved models: what is refused, and the real Hub client against a server on this machine."""
 
-import hashlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny
+from conftest import ROOT, tiny
 from safetensors.torch import load_file, save_file
+from stand_in_hub import stand_in_hub
 
 import zoo
+from zoo import verbs
 from zoo.errors import UsageError
 from zoo.hub import CONFIG, WEIGHTS, save_pretrained, weights_sha256
+from zoo.publishing import publish
 
 
 @pytest.fixture
@@ -129,90 +130,153 @@ def test_a_revision_goes_with_a_repository_only(saved):
         zoo.from_pretrained(saved, revision="main")
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The reading half of a Hub: one repository, one commit."""
+@pytest.fixture(scope="module")
+def five(tmp_path_factory) -> Path:
+    """A few small checkpoints of the repository, to be published and lost."""
+    root = tmp_path_factory.mktemp("shelf")
+    for slug in ("pca-digits", "vae-digits", "rbm-digits", "glo-digits", "gan-digits"):
+        shutil.copytree(ROOT / "checkpoints" / slug, root / slug)
+    return root
 
-    files: dict[str, bytes] = {}
-    commit = "0123456789abcdef0123456789abcdef01234567"
 
-    def do_GET(self):
-        parts = self.path.split("?")[0].strip("/").split("/")
-        if parts[:4] == ["api", "models", "someone", "vae"]:
-            siblings = [{"rfilename": name} for name in self.files]
-            tree = [
-                {"type": "file", "path": n, "size": len(b), "oid": self.etag(b)}
-                for n, b in self.files.items()
-            ]
-            self.answer(
-                json.dumps(
-                    tree
-                    if "tree" in parts
-                    else {
-                        "id": "someone/vae",
-                        "sha": self.commit,
-                        "siblings": siblings,
-                        "private": False,
-                        "tags": [],
-                        "downloads": 0,
-                        "likes": 0,
-                    }
-                ).encode()
-            )
-        elif parts[:3] == ["someone", "vae", "resolve"] and parts[4] in self.files:
-            self.answer(self.files[parts[4]])
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def etag(self, body: bytes) -> str:
-        return hashlib.sha256(body).hexdigest()
-
-    def answer(self, body: bytes):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Repo-Commit", self.commit)
-        self.send_header("ETag", f'"{self.etag(body)}"')
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+@pytest.fixture
+def site(tmp_path) -> Path:
+    """The package on its own, as pip installs it: no checkout around it, its registry is free to change."""
+    shutil.copytree(ROOT / "zoo", tmp_path / "site/zoo", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "site"
 
 
 @pytest.mark.hub
-def test_the_real_client_loads_from_a_server_and_says_when_there_is_no_such_repository(saved, tmp_path):
-    Hub.files = {path.name: path.read_bytes() for path in saved.iterdir()} | {"notes.txt": b"not asked for"}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    script = (
-        "import sys, torch, zoo\n"
-        "from zoo.errors import UsageError\n"
-        "from zoo.hub import weights_sha256\n"
-        "print(weights_sha256(zoo.from_pretrained('someone/vae', revision='main')))\n"
-        "try: zoo.from_pretrained('someone/nothing')\n"
-        "except UsageError as error: print(error)\n"
-    )
-    env = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    try:
-        result = subprocess.run(
-            [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120
+def test_what_is_published_comes_back_by_name_and_by_revision_bit_by_bit(five, site, zoo_cli, tmp_path):
+    shelf = shutil.copytree(five, tmp_path / "shelf")
+    hashes = {path.name: weights_sha256(zoo.from_pretrained(path)) for path in shelf.iterdir()}
+    folders = [str(path) for path in sorted(shelf.iterdir())]
+    with stand_in_hub() as (store, settings):
+        env = settings | {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(site)}
+        first = zoo_cli("publish", *folders, "--org", "ours", cwd=tmp_path, env=env, check=True)
+        assert first.stdout.count(": commit ") == len(folders)
+        assert "collection: " in first.stdout
+        assert {name.split("/")[1] for name in store.repositories} == set(hashes)
+        assert [*store.collections.values()] == [[f"ours/{path.name}" for path in sorted(shelf.iterdir())]]
+        again = zoo_cli("publish", *folders, "--org", "ours", cwd=tmp_path, env=env, check=True)
+        assert again.stdout.count(": unchanged") == len(folders)
+        assert all(len(repository.commits) == 2 for repository in store.repositories.values())
+
+        pinned = {
+            slug: entry["revisions"]["ours"]
+            for slug, entry in json.loads((site / "zoo/registry.json").read_text()).items()
+            if slug in hashes
+        }
+        assert pinned == {slug: store.repositories[f"ours/{slug}"].main for slug in hashes}
+        card = shelf / "vae-digits/README.md"
+        card.write_text(card.read_text() + "\nOne line more.\n")
+        zoo_cli("publish", str(card.parent), "--org", "ours", cwd=tmp_path, env=env, check=True)
+        assert len(store.repositories["ours/vae-digits"].commits) == 3
+
+        shutil.rmtree(shelf)
+        script = (
+            "import json, sys, zoo\n"
+            "from zoo.hub import weights_sha256\n"
+            "revisions = json.loads(sys.argv[1])\n"
+            "by_name = {s: weights_sha256(zoo.from_pretrained(s, org='ours')) for s in revisions}\n"
+            "by_revision = {\n"
+            "  s: weights_sha256(zoo.from_pretrained(f'ours/{s}', r)) for s, r in revisions.items()}\n"
+            "print(json.dumps([by_name, by_revision]))\n"
         )
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert result.returncode == 0, result.stderr
-    first, second = result.stdout.splitlines()
-    assert first == weights_sha256(zoo.from_pretrained(saved))
-    assert second.startswith("no folder 'someone/nothing', and the Hub gave no repository of that name")
-    assert not list((tmp_path / "hf").rglob("notes.txt"))
+        result = subprocess.run(
+            [sys.executable, "-c", script, json.dumps(pinned)],
+            env=os.environ | env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert result.returncode == 0, result.stderr
+        assert json.loads(result.stdout) == [hashes, hashes]
+        assert not list((tmp_path / "hf").rglob("README.md"))
+
+
+@pytest.mark.hub
+def test_weights_that_were_changed_on_the_hub_are_refused(five, site, zoo_cli, tmp_path):
+    with stand_in_hub() as (store, settings):
+        env = settings | {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(site), "ZOO_HUB_ORG": "ours"}
+        zoo_cli("publish", str(five / "pca-digits"), cwd=tmp_path, env=env, check=True)
+        files = store.repositories["ours/pca-digits"].commits[store.repositories["ours/pca-digits"].main]
+        weights = files[WEIGHTS]
+        files[WEIGHTS] = weights[:-1] + bytes([weights[-1] ^ 1])
+        result = zoo_cli("sample", "pca-digits", cwd=tmp_path, env=env)
+        assert result.returncode == 2
+        assert "must have the registry's SHA-256" in result.stderr
+        assert not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.hub
+def test_a_pull_request_leaves_main_and_the_registry_alone(five, site, zoo_cli, tmp_path):
+    before = (site / "zoo/registry.json").read_bytes()
+    with stand_in_hub() as (store, settings):
+        env = settings | {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(site)}
+        arguments = ("publish", str(five / "pca-digits"), "--org", "ours")
+        result = zoo_cli(*arguments, "--create-pr", "--private", cwd=tmp_path, env=env, check=True)
+        assert "pull request http://127.0.0.1" in result.stdout
+        (repository,) = store.repositories.values()
+        assert (repository.requests, len(repository.commits), repository.private) == (1, 1, True)
+        assert not store.collections
+        refused = zoo_cli(*arguments, cwd=tmp_path, env=env | {"HF_TOKEN": "hf_wrong"})
+        assert refused.returncode == 2
+        assert "does not know the token" in refused.stderr
+        theirs = zoo_cli(*arguments[:2], "--org", "theirs", cwd=tmp_path, env=env)
+        assert theirs.returncode == 2
+        assert "allowed to write to theirs" in theirs.stderr
+    assert (site / "zoo/registry.json").read_bytes() == before
+
+
+def test_a_dry_run_prints_files_and_touches_no_network(five, capsys):
+    publish([str(five / "pca-digits")], "ours", False, False, True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "ours/pca-digits"
+    assert {line.split()[1] for line in lines[1:]} == {path.name for path in (five / "pca-digits").iterdir()}
+    sizes = {line.split()[1]: int(line.split()[0]) for line in lines[1:]}
+    assert sizes[WEIGHTS] == (five / "pca-digits" / WEIGHTS).stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda folder: (folder / "README.md").unlink(), "lacks README.md"),
+        (lambda folder: (folder / "notes.txt").write_text("mine"), "pictures; .* has notes.txt"),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint_is_not_published(change, line, five, tmp_path):
+    folder = shutil.copytree(five / "pca-digits", tmp_path / "pca-digits")
+    change(folder)
+    with pytest.raises(UsageError, match=line):
+        publish([str(folder)], "ours", False, False, True)
+
+
+def test_publish_without_an_organisation_or_a_model_is_one_line(monkeypatch):
+    monkeypatch.delenv("ZOO_HUB_ORG", raising=False)
+    with pytest.raises(UsageError, match="publish needs --org NAME"):
+        verbs.run(["publish", "pca-digits"])
+    for words in (["--org", "ours"], ["pca-digits", "--all", "--org", "ours"]):
+        with pytest.raises(UsageError, match="publish needs slugs or folders, or else --all"):
+            verbs.run(["publish", *words])
+
+
+def test_a_slug_is_found_in_the_checkout_and_a_wrong_one_names_its_neighbours(monkeypatch):
+    monkeypatch.delenv("ZOO_HUB_ORG", raising=False)
+    method = zoo.from_pretrained("vae-digits")
+    assert not method.training
+    assert method.sample(2).shape == (2, 1, 8, 8)
+    with pytest.raises(UsageError, match=r"did you mean .*vae-digits"):
+        zoo.from_pretrained("vea-digits")
+    assert "vae-digits" in zoo.list_models("*digits", pretrained=True)
+    assert "iwae50-2l-mnist" not in zoo.list_models(pretrained=True)
+
+
+@pytest.mark.hub
+def test_the_real_client_says_when_there_is_no_such_repository(tmp_path, zoo_cli):
+    with stand_in_hub() as (_, settings):
+        env = settings | {"HF_HOME": str(tmp_path / "hf")}
+        result = zoo_cli("sample", "someone/nothing", cwd=tmp_path, env=env)
+    assert result.returncode == 2
+    assert "no folder 'someone/nothing', and the Hub gave no repository of that name" in result.stderr

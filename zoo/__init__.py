@@ -37,29 +37,40 @@ def recipe_files() -> dict[str, Path]:
     return {}
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
     """Slugs of all recipes that match a shell pattern.
 
     Args:
         pattern: Such as `*mnist*`.
+        pretrained: Only those whose trained checkpoint is in the checkout or the registry.
     """
-    return sorted(slug for slug in recipe_files() if fnmatch(slug, pattern))
+    slugs = set(recipe_files())
+    if pretrained:
+        from zoo.hub import registry, shelf
+
+        slugs = {*registry(), *(path.parent.name for path in shelf().glob("*/config.json"))}
+    return sorted(slug for slug in slugs if fnmatch(slug, pattern))
 
 
-def from_pretrained(path_or_repo: str | Path, revision: str | None = None, device: str = "cpu") -> "Method":
+def from_pretrained(
+    model: str | Path, revision: str | None = None, device: str = "cpu", org: str | None = None
+) -> "Method":
     """Load a saved method, in eval mode, ready to sample and score.
 
     Args:
-        path_or_repo: A folder with `config.json` and `model.safetensors`, or `owner/name` on the Hub.
-        revision: Branch, tag or commit of a Hub repository.
+        model: Slug of a checkpoint (`vae-mnist`), a folder with `config.json` and `model.safetensors`, or
+            `owner/name` on the Hub. A slug is looked for in the checkout, then on the Hub; its hashes must be
+            those of the registry.
+        revision: Branch, tag or commit of a Hub repository; of a slug by default the commit in the registry.
         device: Where the weights go.
+        org: Organisation on the Hub that holds slugs; by default that of the variable `ZOO_HUB_ORG`.
 
     Raises:
         UsageError: If there is no such model, or what is there is not what a method saved.
     """
     from zoo.hub import from_pretrained
 
-    return from_pretrained(path_or_repo, revision, device)
+    return from_pretrained(model, revision, device, org)
 
 
 def __getattr__(name: str) -> Any:

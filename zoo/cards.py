@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import zoo
 from zoo import capabilities
 from zoo.capabilities import Side
-from zoo.checkpoints import CARD, Checkpoint, checkpoints, shelf, spread
+from zoo.checkpoints import CARD, Checkpoint, checkpoints, spread
 from zoo.files import write_bytes
+from zoo.hub import WEIGHTS, shelf
 from zoo.method import Method
 from zoo.results import Number, Results
 
@@ -234,7 +235,7 @@ def _headline(slug: str, checkpoint: Checkpoint, names: Sequence[str]) -> dict[s
 
 def _cost(checkpoint: Checkpoint) -> str:
     results = checkpoint.results
-    size = (checkpoint.folder / "model.safetensors").stat().st_size
+    size = (checkpoint.folder / WEIGHTS).stat().st_size
     parts = [f"{size / MEGABYTE:.2f} MB of weights"]
     if results.train_seconds is not None:
         parts.append(f"{results.train_seconds:.0f} s of training")

@@ -18,17 +18,26 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save
 
-import zoo
 from zoo.callbacks import interpolations, save_film, save_grid
 from zoo.capabilities import Decodes, Encodes, Reconstructs, Samples, Walks
 from zoo.data import ImageData, from_recipe
 from zoo.errors import require
 from zoo.files import sha256, write_bytes, write_json
-from zoo.hub import CONFIG, RESULTS, WEIGHTS, data_recipe, from_pretrained
+from zoo.hub import (
+    CONFIG,
+    METRICS,
+    REGISTRY,
+    RESULTS,
+    WEIGHTS,
+    data_recipe,
+    from_pretrained,
+    registry,
+    shelf,
+)
 from zoo.method import Method
 from zoo.results import Results
 
-METRICS, TRAINING, CARD = "metrics.json", "train.yaml", "README.md"
+TRAINING, CARD = "train.yaml", "README.md"
 DRAWS, SEEDS = "draws.safetensors", "seeds.json"
 TRAINING_OF_RUN = "config.yaml"
 MAX_BYTES = 6_000_000
@@ -36,7 +45,6 @@ MAX_BYTES = 6_000_000
 NUM_DRAWS, DRAW_SEED = 8, 0
 SIDE = 10
 FILM_CHAINS, FILM_COLUMNS, FILM_FRAMES = 16, 4, 40
-REGISTRY = Path(__file__).parent / "registry.json"
 
 
 class Checkpoint(NamedTuple):
@@ -65,11 +73,6 @@ class Checkpoint(NamedTuple):
     def draws(self) -> torch.Tensor:
         """Its first images [8, C, H, W] from seed 0, as they were when it was published."""
         return load_file(self.folder / DRAWS)["images"]
-
-
-def shelf() -> Path:
-    """The folder of all checkpoints in a checkout of the project."""
-    return Path(zoo.__file__).parent.parent / "checkpoints"
 
 
 def checkpoints(root: Path | None = None) -> dict[str, Checkpoint]:
@@ -171,8 +174,3 @@ def register(checkpoint: Checkpoint) -> None:
     revisions = known.get("revisions", {}) if known.get("sha256") == hashes else {}
     entries[checkpoint.slug] = {"sha256": hashes, "revisions": revisions}
     write_json(REGISTRY, dict(sorted(entries.items())))
-
-
-def registry() -> dict[str, dict[str, Any]]:
-    """Slug to `sha256` {file: hash} and `revisions` {organisation: commit}."""
-    return json.loads(REGISTRY.read_text()) if REGISTRY.is_file() else {}

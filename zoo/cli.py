@@ -23,7 +23,8 @@ train and score, configured by YAML:
 at hand:
   sample    draw images from a saved model:      zoo sample runs/vae-digits/version_0/model --n 64
   score     score saved models from their weights: zoo score runs/vae-digits/version_0/model --metrics fid kid
-  reproduce train, score and publish recipes into checkpoints/
+  reproduce train and score recipes, collect them in checkpoints/
+  publish   checkpoints on the Hugging Face Hub
   compare   results.json files side by side, two of them paired image by image
   list      methods and recipes
   data      prepare or show a data set

@@ -1,11 +1,17 @@
 """A published model is a folder: `config.json` and `model.safetensors`. Nothing in it is ever executed.
 
+A model is named by its folder, by `owner/name` on the Hub, or by its slug: `vae-mnist` is
+`checkpoints/vae-mnist` of the checkout, else the repository of that name of the organisation in
+`ZOO_HUB_ORG`, at the commit and with the hashes of `registry.json`.
+
 The class is looked up by name in `zoo.METHODS`; a folder that holds a pickle, names an unknown class, or
 lacks a tensor is refused.
 """
 
 import hashlib
 import json
+import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +22,12 @@ from torch import Tensor
 
 import zoo
 from zoo.errors import UsageError, require
-from zoo.files import write_bytes, write_json
+from zoo.files import sha256, write_bytes, write_json
 from zoo.method import Method
 
-CONFIG, WEIGHTS, RESULTS = "config.json", "model.safetensors", "results.json"
+CONFIG, WEIGHTS, RESULTS, METRICS = "config.json", "model.safetensors", "results.json", "metrics.json"
+ORGANISATION = "ZOO_HUB_ORG"
+REGISTRY = Path(__file__).parent / "registry.json"
 FORMAT = 1
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
@@ -47,9 +55,21 @@ def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | N
     return folder
 
 
-def from_pretrained(path_or_repo: str | Path, revision: str | None = None, device: str = "cpu") -> Method:
+def shelf() -> Path:
+    """The folder of all checkpoints in a checkout of the project."""
+    return Path(zoo.__file__).parent.parent / "checkpoints"
+
+
+def registry() -> dict[str, dict[str, Any]]:
+    """Slug to `sha256` {file: hash} and `revisions` {organisation: commit} of what is published."""
+    return json.loads(REGISTRY.read_text()) if REGISTRY.is_file() else {}
+
+
+def from_pretrained(
+    model: str | Path, revision: str | None = None, device: str = "cpu", org: str | None = None
+) -> Method:
     """Load a saved method, in eval mode. See `zoo.from_pretrained`."""
-    folder = model_folder(path_or_repo, revision)
+    folder = model_folder(model, revision, org)
     config = _config(folder)
     method = _build(config, folder)
     try:
@@ -117,28 +137,59 @@ def _tensors(method: Method) -> dict[str, Tensor]:
     return tensors
 
 
-def model_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
-    """The folder itself, or a download of the Hub repository of that name.
+def model_folder(model: str | Path, revision: str | None = None, org: str | None = None) -> Path:
+    """The folder itself, that of a slug in the checkout, or a download of a Hub repository.
+
+    Args:
+        model: Folder, slug, or `owner/name`.
+        revision: Branch, tag or commit on the Hub; of a slug by default the commit in the registry.
+        org: Organisation on the Hub that holds slugs; by default that of the variable `ZOO_HUB_ORG`.
 
     Raises:
-        UsageError: If there is neither.
+        UsageError: If there is no such model, or it is not the one whose hashes the registry has.
     """
-    path = Path(path_or_repo)
-    if path.is_dir():
+    path, slug, known = Path(model), str(model), registry()
+    checkout = shelf() / slug
+    named = "/" not in slug and slug not in ("", ".", "..")
+    if path.is_dir() or (named and org is None and revision is None and checkout.is_dir()):
         require(
             revision is None, f"revision belongs to a Hub repository, got {revision!r} with the folder {path}"
         )
+        if not path.is_dir():
+            path = checkout
+            _check_hashes(path, known.get(slug, {}))
         return path
-    text = str(path_or_repo)
-    if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise UsageError(f"no folder {text!r}; a Hub repository would read owner/name")
+    if not named:
+        if slug.count("/") != 1 or slug.startswith((".", "/", "~")):
+            raise UsageError(f"no folder {slug!r}; a Hub repository would read owner/name")
+        return _download(slug, revision)
+    org = org or os.environ.get(ORGANISATION)
+    if org is None:
+        close = get_close_matches(slug, {*known, *zoo.list_models(pretrained=True)})
+        hint = f"did you mean {' or '.join(close)}?" if close else f"set {ORGANISATION} to look on the Hub"
+        raise UsageError(f"no folder and no checkpoint {slug!r}: {hint}")
+    entry = known.get(slug, {})
+    folder = _download(f"{org}/{slug}", revision or entry.get("revisions", {}).get(org))
+    if revision is None:
+        _check_hashes(folder, entry)
+    return folder
+
+
+def _check_hashes(folder: Path, entry: dict[str, Any]) -> None:
+    for name, wanted in entry.get("sha256", {}).items():
+        require((folder / name).is_file(), f"{folder} must hold {name}, found none")
+        found = sha256(folder / name)
+        require(found == wanted, f"{folder / name} must have the registry's SHA-256 {wanted}, got {found}")
+
+
+def _download(repo: str, revision: str | None) -> Path:
     import httpx
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
         snapshot = huggingface_hub.snapshot_download(
-            text, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RESULTS]
+            repo, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RESULTS, METRICS]
         )
     except (
         errors.HfHubHTTPError,
@@ -148,7 +199,7 @@ def model_folder(path_or_repo: str | Path, revision: str | None = None) -> Path:
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
-            f"no folder {text!r}, and the Hub gave no repository of that name: {reason}"
+            f"no folder {repo!r}, and the Hub gave no repository of that name: {reason}"
         ) from error
     return Path(snapshot)
 

@@ -3,7 +3,7 @@
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from zoo.errors import OneLine, UsageError, require
@@ -21,7 +21,7 @@ def sample(
     """Draw images from a saved model.
 
     Args:
-        model: A folder written by fit (`.../model`), or `owner/name` on the Hub.
+        model: A slug (`vae-mnist`), a folder (`.../model`), or `owner/name` on the Hub.
         n: How many images.
         seed: Seed of the draw.
         out: A .png (one grid) or .safetensors (tensor `images`, [n, C, H, W] in [0, 1]); of a film, a .gif or
@@ -143,7 +143,7 @@ def score(
     """Score saved models from their weights alone, and print them side by side.
 
     Args:
-        models: Folders written by fit (`.../model`), or `owner/name` on the Hub.
+        models: Slugs (`vae-mnist`), folders (`.../model`), or `owner/name` on the Hub.
         metrics: Which metrics, such as `fid kid`; by default all but `ais`.
         data: Class of the data (`MNIST`); by default what the model was trained on.
         num_samples: K, importance samples per image.
@@ -210,10 +210,11 @@ def _heading(model: str) -> str:
 
 def _say_whether_it_agrees(results, folder) -> None:  # noqa: ANN001
     """Hold a score against the results file that lies with the model, if one does."""
-    from zoo.hub import RESULTS
+    from zoo.hub import METRICS, RESULTS
     from zoo.results import Results
 
-    file = next((path for path in (folder / RESULTS, folder.parent / RESULTS) if path.is_file()), None)
+    places = (folder / METRICS, folder / RESULTS, folder.parent / RESULTS)
+    file = next((path for path in places if path.is_file()), None)
     if file is None:
         return
     try:
@@ -308,7 +309,38 @@ def reproduce(
     reproduce(slugs, budget, seeds, hours, print_only, out)
 
 
+def publish(
+    folders: Sequence[str] = (),
+    org: str | None = None,
+    all: bool = False,
+    private: bool = False,
+    create_pr: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Publish checkpoints on the Hugging Face Hub, one commit each, and list them in a collection.
+
+    Args:
+        folders: Slugs or folders of checkpoints.
+        org: Organisation or user that holds them; by default that of the variable `ZOO_HUB_ORG`.
+        all: Every checkpoint of the checkout.
+        private: Make new repositories private.
+        create_pr: Open pull requests instead of committing to main.
+        dry_run: Print what would be published, and touch no network.
+    """
+    org = org or os.environ.get("ZOO_HUB_ORG")
+    require(bool(org), "publish needs --org NAME, or the variable ZOO_HUB_ORG")
+    require(
+        bool(folders) != all, f"publish needs slugs or folders, or --all, got {' '.join(folders) or 'none'}"
+    )
+    from zoo.hub import shelf
+    from zoo.publishing import publish
+
+    chosen = sorted(str(path.parent) for path in shelf().glob("*/config.json")) if all else folders
+    publish(chosen, str(org), private, create_pr, dry_run)
+
+
 VERBS = {
+    "publish": publish,
     "sample": sample,
     "score": score,
     "list": list_,
@@ -334,12 +366,16 @@ def run(argv: list[str]) -> None:
     parser = Parser(prog=f"zoo {argv[0]}", description=description, allow_abbrev=False)
     parameters = inspect.signature(function).parameters
     own: set[str | int] = {
-        name for name, p in parameters.items() if p.annotation in (bool, list[str], list[str] | None)
+        name
+        for name, p in parameters.items()
+        if p.annotation in (bool, list[str], list[str] | None, Sequence[str])
     }
     for name in [name for name in parameters if name in own]:
         text, needed = _described(function, name), parameters[name].default is inspect.Parameter.empty
         if parameters[name].annotation is bool:
             parser.add_argument(f"--{name}", action="store_true", help=text)
+        elif parameters[name].annotation == Sequence[str]:
+            parser.add_argument(name, nargs="*", help=text)
         else:
             parser.add_argument(name if needed else f"--{name}", nargs="+", help=text)
     parser.add_function_arguments(function, as_positional=True, skip=own)
