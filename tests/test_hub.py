@@ -146,87 +146,102 @@ def site(tmp_path) -> Path:
     return tmp_path / "site"
 
 
-@pytest.mark.hub
-def test_what_is_published_comes_back_by_name_and_by_revision_bit_by_bit(five, site, zoo_cli, tmp_path):
-    shelf = shutil.copytree(five, tmp_path / "shelf")
-    hashes = {path.name: weights_sha256(zoo.from_pretrained(path)) for path in shelf.iterdir()}
-    folders = [str(path) for path in sorted(shelf.iterdir())]
-    with stand_in_hub() as (store, settings):
-        env = settings | {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(site)}
-        first = zoo_cli("publish", *folders, "--org", "ours", cwd=tmp_path, env=env, check=True)
-        assert first.stdout.count(": commit ") == len(folders)
-        assert "collection: " in first.stdout
-        assert {name.split("/")[1] for name in store.repositories} == set(hashes)
-        assert [*store.collections.values()] == [[f"ours/{path.name}" for path in sorted(shelf.iterdir())]]
-        again = zoo_cli("publish", *folders, "--org", "ours", cwd=tmp_path, env=env, check=True)
-        assert again.stdout.count(": unchanged") == len(folders)
-        assert all(len(repository.commits) == 2 for repository in store.repositories.values())
+@pytest.fixture
+def client(site, tmp_path):
+    """Run Python in a child process against a stand-in's settings; returns what it prints, line by line."""
 
-        pinned = {
-            slug: entry["revisions"]["ours"]
-            for slug, entry in json.loads((site / "zoo/registry.json").read_text()).items()
-            if slug in hashes
-        }
-        assert pinned == {slug: store.repositories[f"ours/{slug}"].main for slug in hashes}
-        card = shelf / "vae-digits/README.md"
-        card.write_text(card.read_text() + "\nOne line more.\n")
-        zoo_cli("publish", str(card.parent), "--org", "ours", cwd=tmp_path, env=env, check=True)
-        assert len(store.repositories["ours/vae-digits"].commits) == 3
-
-        shutil.rmtree(shelf)
-        script = (
-            "import json, sys, zoo\n"
+    def call(settings: dict[str, str], script: str, *arguments: str) -> list[str]:
+        env = os.environ | settings | {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(site)}
+        preamble = (
+            "import json, os, shutil, sys, zoo\n"
+            "from pathlib import Path\n"
+            "from zoo.errors import UsageError\n"
             "from zoo.hub import weights_sha256\n"
-            "revisions = json.loads(sys.argv[1])\n"
-            "by_name = {s: weights_sha256(zoo.from_pretrained(s, org='ours')) for s in revisions}\n"
-            "by_revision = {\n"
-            "  s: weights_sha256(zoo.from_pretrained(f'ours/{s}', r)) for s, r in revisions.items()}\n"
-            "print(json.dumps([by_name, by_revision]))\n"
+            "from zoo.verbs import run\n"
+            "def refused(words):\n"
+            "    try: run(words)\n"
+            "    except UsageError as error: print(error)\n"
         )
-        result = subprocess.run(
-            [sys.executable, "-c", script, json.dumps(pinned)],
-            env=os.environ | env,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        command = [sys.executable, "-c", preamble + script, *arguments]
+        result = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=200)
         assert result.returncode == 0, result.stderr
-        assert json.loads(result.stdout) == [hashes, hashes]
-        assert not list((tmp_path / "hf").rglob("README.md"))
+        return result.stdout.splitlines()
+
+    return call
 
 
 @pytest.mark.hub
-def test_weights_that_were_changed_on_the_hub_are_refused(five, site, zoo_cli, tmp_path):
+def test_what_is_published_comes_back_by_name_and_by_revision_bit_by_bit(five, site, client, tmp_path):
+    shelf = shutil.copytree(five, tmp_path / "shelf")
+    hashes = {path.name: weights_sha256(zoo.from_pretrained(path)) for path in sorted(shelf.iterdir())}
     with stand_in_hub() as (store, settings):
-        env = settings | {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(site), "ZOO_HUB_ORG": "ours"}
-        zoo_cli("publish", str(five / "pca-digits"), cwd=tmp_path, env=env, check=True)
+        lines = client(
+            settings,
+            "folders = sorted(str(path) for path in Path('shelf').iterdir())\n"
+            "run(['publish', *folders, '--org', 'ours'])\n"
+            "run(['publish', *folders, '--org', 'ours'])\n"
+            "with open('shelf/vae-digits/README.md', 'a') as card: card.write('One line more.')\n"
+            "run(['publish', 'shelf/vae-digits', '--org', 'ours'])\n"
+            "shutil.rmtree('shelf')\n"
+            "names = [Path(folder).name for folder in folders]\n"
+            "load = zoo.from_pretrained\n"
+            "print(json.dumps({name: weights_sha256(load(name, org='ours')) for name in names}))\n"
+            "entries = json.loads((Path(zoo.__file__).parent / 'registry.json').read_text())\n"
+            "pins = {name: entries[name]['revisions']['ours'] for name in names}\n"
+            "print(json.dumps({name: weights_sha256(load(f'ours/{name}', pins[name])) for name in names}))\n"
+            "print(json.dumps(pins))\n",
+        )
+        repositories = {name.split("/")[1]: repository for name, repository in store.repositories.items()}
+    commits, unchanged = lines[:5], lines[6:11]
+    assert all(": commit " in line for line in commits)
+    assert all(line.endswith(": unchanged") for line in unchanged)
+    assert lines[5] == lines[11] == lines[13]
+    assert lines[5].startswith("collection: http://127.0.0.1")
+    assert set(repositories) == set(hashes)
+    assert [*store.collections.values()] == [[f"ours/{name}" for name in hashes]]
+    assert {n: len(r.commits) for n, r in repositories.items()} == {
+        n: 2 + (n == "vae-digits") for n in hashes
+    }
+    by_name, by_revision, pins = map(json.loads, lines[14:])
+    assert by_name == by_revision == hashes
+    assert pins == {name: repository.main for name, repository in repositories.items()}
+    assert not list((tmp_path / "hf").rglob("README.md"))
+
+
+@pytest.mark.hub
+def test_weights_that_were_changed_on_the_hub_are_refused(five, client, tmp_path):
+    with stand_in_hub() as (store, settings):
+        folder = str(five / "pca-digits")
+        client(settings, f"run(['publish', {folder!r}, '--org', 'ours'])")
         files = store.repositories["ours/pca-digits"].commits[store.repositories["ours/pca-digits"].main]
         weights = files[WEIGHTS]
         files[WEIGHTS] = weights[:-1] + bytes([weights[-1] ^ 1])
-        result = zoo_cli("sample", "pca-digits", cwd=tmp_path, env=env)
-        assert result.returncode == 2
-        assert "must have the registry's SHA-256" in result.stderr
-        assert not (tmp_path / "samples.png").exists()
+        (line,) = client(settings | {"ZOO_HUB_ORG": "ours"}, "refused(['sample', 'pca-digits'])")
+    assert "must have the registry's SHA-256" in line
+    assert not (tmp_path / "samples.png").exists()
 
 
 @pytest.mark.hub
-def test_a_pull_request_leaves_main_and_the_registry_alone(five, site, zoo_cli, tmp_path):
+def test_a_pull_request_leaves_main_and_the_registry_alone(five, site, client):
     before = (site / "zoo/registry.json").read_bytes()
     with stand_in_hub() as (store, settings):
-        env = settings | {"HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(site)}
-        arguments = ("publish", str(five / "pca-digits"), "--org", "ours")
-        result = zoo_cli(*arguments, "--create-pr", "--private", cwd=tmp_path, env=env, check=True)
-        assert "pull request http://127.0.0.1" in result.stdout
+        lines = client(
+            settings,
+            "folder = sys.argv[1]\n"
+            "run(['publish', folder, '--org', 'ours', '--create-pr', '--private'])\n"
+            "refused(['publish', folder, '--org', 'theirs'])\n"
+            "refused(['sample', 'someone/nothing'])\n"
+            "os.environ['HF_TOKEN'] = 'hf_wrong'\n"
+            "refused(['publish', folder, '--org', 'ours'])\n",
+            str(five / "pca-digits"),
+        )
         (repository,) = store.repositories.values()
-        assert (repository.requests, len(repository.commits), repository.private) == (1, 1, True)
-        assert not store.collections
-        refused = zoo_cli(*arguments, cwd=tmp_path, env=env | {"HF_TOKEN": "hf_wrong"})
-        assert refused.returncode == 2
-        assert "does not know the token" in refused.stderr
-        theirs = zoo_cli(*arguments[:2], "--org", "theirs", cwd=tmp_path, env=env)
-        assert theirs.returncode == 2
-        assert "allowed to write to theirs" in theirs.stderr
+    assert lines[0].startswith("ours/pca-digits: pull request http://127.0.0.1")
+    assert "allowed to write to theirs" in lines[1]
+    assert "no folder 'someone/nothing', and the Hub gave no repository of that name" in lines[2]
+    assert "does not know the token" in lines[3]
+    assert (repository.requests, len(repository.commits), repository.private) == (1, 1, True)
+    assert not store.collections
     assert (site / "zoo/registry.json").read_bytes() == before
 
 
@@ -258,7 +273,7 @@ def test_publish_without_an_organisation_or_a_model_is_one_line(monkeypatch):
     with pytest.raises(UsageError, match="publish needs --org NAME"):
         verbs.run(["publish", "pca-digits"])
     for words in (["--org", "ours"], ["pca-digits", "--all", "--org", "ours"]):
-        with pytest.raises(UsageError, match="publish needs slugs or folders, or else --all"):
+        with pytest.raises(UsageError, match="publish needs slugs or folders, or --all"):
             verbs.run(["publish", *words])
 
 
@@ -271,12 +286,3 @@ def test_a_slug_is_found_in_the_checkout_and_a_wrong_one_names_its_neighbours(mo
         zoo.from_pretrained("vea-digits")
     assert "vae-digits" in zoo.list_models("*digits", pretrained=True)
     assert "iwae50-2l-mnist" not in zoo.list_models(pretrained=True)
-
-
-@pytest.mark.hub
-def test_the_real_client_says_when_there_is_no_such_repository(tmp_path, zoo_cli):
-    with stand_in_hub() as (_, settings):
-        env = settings | {"HF_HOME": str(tmp_path / "hf")}
-        result = zoo_cli("sample", "someone/nothing", cwd=tmp_path, env=env)
-    assert result.returncode == 2
-    assert "no folder 'someone/nothing', and the Hub gave no repository of that name" in result.stderr
