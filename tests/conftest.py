@@ -6,8 +6,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
@@ -59,9 +61,10 @@ TINY: dict[str, dict] = {
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what this machine cannot run: MNIST without ZOO_DATA, CUDA without a device."""
+    """Leave out what this machine cannot run: MNIST without ZOO_DATA, CUDA or Chromium without one."""
     missing = set() if os.environ.get("ZOO_DATA") else {"data"}
     missing |= set() if torch.cuda.is_available() else {"gpu"}
+    missing |= set() if shutil.which("chromium") and find_spec("playwright") else {"browser"}
     out = [item for item in items if missing & {mark.name for mark in item.iter_markers()}]
     if out:
         config.hook.pytest_deselected(items=out)

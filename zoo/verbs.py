@@ -339,7 +339,47 @@ def publish(
     publish(chosen, str(org), private, create_pr, dry_run)
 
 
+def leaderboard(
+    data: str = "*",
+    metric: str | None = None,
+    family: str = "*",
+    root: str | None = None,
+    html: str | None = None,
+) -> None:
+    """Rank the checkpoints, one metric under one protocol at a time.
+
+    Args:
+        data: Data set, such as `mnist`; a shell pattern.
+        metric: Such as `fid`; by default every one that ranks at least two checkpoints.
+        family: Family of the methods, such as `energy`; a shell pattern.
+        root: Folder of the checkpoints; by default the checkout's.
+        html: A folder for the leaderboard with all pictures as one page, `index.html`.
+    """
+    from pathlib import Path
+
+    from zoo.checkpoints import checkpoints
+    from zoo.evaluation import console
+    from zoo.hub import shelf
+    from zoo.leaderboard import READING, boards, table
+
+    found = list(checkpoints(Path(root) if root else None).values())
+    require(bool(found), f"root must hold checkpoints, found none in {root or shelf()}")
+    if html is not None:
+        from zoo.page import write_page
+
+        sys.stdout.write(f"leaderboard: {write_page(found, Path(html))}\n")
+        return
+    shown = boards(found, data, metric, family, 1 if metric else 2)
+    require(
+        bool(shown), f"no checkpoint has such numbers: data {data}, metric {metric or '*'}, family {family}"
+    )
+    for board in shown:
+        console().print(table(board))
+    console().print(READING)
+
+
 VERBS = {
+    "leaderboard": leaderboard,
     "publish": publish,
     "sample": sample,
     "score": score,

@@ -1,0 +1,176 @@
+"""The leaderboard: checkpoints ranked by one number at a time, under one protocol at a time.
+
+A board is one metric under one protocol, in one unit and with one side: two protocols never meet on one
+board, nor does a bound with an estimate. A checkpoint's rank is one more than the number of checkpoints that
+are clearly better: those whose 95 % interval lies wholly on the better side of its own. Where intervals
+overlap, checkpoints share a rank; overlapping is not transitive, so a rank says how many are clearly better
+and nothing more, and need not grow down the board. Of a bound (`>=`, `<=`) the intervals are those of the
+bound, which may be loose. Of several seeds the value is the mean, and ± their standard deviation where that
+exceeds the standard error of the run.
+"""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
+from typing import NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+import zoo
+from zoo.checkpoints import Checkpoint, spread
+from zoo.errors import require
+from zoo.results import Number
+
+HIGHER, LOWER = True, False
+DIRECTIONS: dict[str, bool] = {
+    "fid": LOWER,
+    "kid": LOWER,
+    "inception_score": HIGHER,
+    "coverage": HIGHER,
+    "recall": HIGHER,
+    "precision": HIGHER,
+    "density": HIGHER,
+    "class_distance": LOWER,
+    "log_prob": HIGHER,
+    "log_prob_lower": HIGHER,
+    "log_prob_estimate": HIGHER,
+    "log_prob_optimistic": HIGHER,
+    "csl": HIGHER,
+    "gain_over_baseline": HIGHER,
+    "bits_per_dim": LOWER,
+    "parzen": HIGHER,
+    "reconstruction_error": LOWER,
+    "reconstruction_psnr": HIGHER,
+    "accuracy": HIGHER,
+    "probe_accuracy": HIGHER,
+    "knn_accuracy_5": HIGHER,
+    "cluster_accuracy_hungarian": HIGHER,
+    "nmi": HIGHER,
+    "ari": HIGHER,
+    "mutual_information": HIGHER,
+    "outlier_auroc": HIGHER,
+}
+"""What is ranked, in the order of the boards, and which way is better."""
+
+
+class Entry(NamedTuple):
+    """A checkpoint on a board."""
+
+    slug: str
+    method: str
+    family: str
+    number: Number
+    seeds: int
+    """How many runs the number is the mean of."""
+
+
+class Board(NamedTuple):
+    """One metric under one protocol."""
+
+    data: str
+    metric: str
+    protocol: str
+    unit: str
+    side: str
+    entries: tuple[Entry, ...]
+    """The best first."""
+    floors: dict[str, Number]
+    """The same number of what needs no model; not ranked."""
+
+    @property
+    def higher(self) -> bool:
+        """Whether a higher value is better."""
+        return DIRECTIONS[self.metric]
+
+    def ranks(self) -> list[int]:
+        """One more than the number of clearly better entries, per entry."""
+        spans = [_span(entry.number) for entry in self.entries]
+        if self.higher:
+            return [1 + sum(other[0] > span[1] for other in spans) for span in spans]
+        return [1 + sum(other[1] < span[0] for other in spans) for span in spans]
+
+
+def boards(
+    checkpoints: Iterable[Checkpoint],
+    data: str = "*",
+    metric: str | None = None,
+    family: str = "*",
+    num_least: int = 1,
+) -> list[Board]:
+    """All boards of checkpoints, by data set, then metric, then protocol.
+
+    Args:
+        checkpoints: What is compared.
+        data: Shell pattern of the data set's name, such as `mnist`.
+        metric: One of `DIRECTIONS`; by default all.
+        family: Shell pattern of the family, such as `energy`.
+        num_least: Fewest entries of a board.
+
+    Raises:
+        UsageError: If the metric is not ranked.
+    """
+    known = ", ".join(DIRECTIONS)
+    require(metric is None or metric in DIRECTIONS, f"metric must be one of {known}, got {metric!r}")
+    entries: dict[tuple[str, str, str, str, str], list[Entry]] = {}
+    floors: dict[tuple[str, str, str, str, str], dict[str, Number]] = {}
+    for one in checkpoints:
+        results, method = one.results, one.config["class"]
+        name, room = results.data["protocol"].split()[0], zoo.METHODS[method].split(".")[1]
+        if not (fnmatch(name, data) and fnmatch(room, family)):
+            continue
+        for key, number in results.numbers.items():
+            short = key.removeprefix("test/")
+            if short not in DIRECTIONS or metric not in (None, short):
+                continue
+            place = (name, short, number.protocol, number.unit, number.side.value)
+            values = one.seeds.get(key, [])
+            entry = Entry(one.slug, method, room, _over_seeds(number, values), max(1, len(values)))
+            entries.setdefault(place, []).append(entry)
+            for floor, numbers in results.floors.items():
+                if key in numbers and numbers[key].protocol == number.protocol:
+                    floors.setdefault(place, {})[floor.replace("_", " ")] = numbers[key]
+    order = list(DIRECTIONS)
+    places = sorted(entries, key=lambda place: (place[0], order.index(place[1]), place[2:]))
+    found = []
+    for place in places:
+        sign = -1 if DIRECTIONS[place[1]] else 1
+        ranked = sorted(entries[place], key=lambda entry: sign * entry.number.value)
+        if len(ranked) >= num_least:
+            found.append(Board(*place, tuple(ranked), floors.get(place, {})))
+    return found
+
+
+def table(board: Board) -> Table:
+    """A board for the terminal; fits 80 columns."""
+    better = "higher" if board.higher else "lower"
+    shown = Table(title=escape(f"{board.data}: {board.metric}, {board.unit}; {better} is better"))
+    shown.title_justify = shown.caption_justify = "left"
+    shown.caption = Text(board.protocol)
+    shown.add_column("rank", justify="right")
+    shown.add_column("checkpoint", no_wrap=True)
+    shown.add_column("value", justify="right", no_wrap=True)
+    shown.add_column("seeds", justify="right")
+    for rank, entry in zip(board.ranks(), board.entries, strict=True):
+        shown.add_row(str(rank), entry.slug, str(entry.number), str(entry.seeds))
+    for name, number in board.floors.items():
+        shown.add_row("", Text(name, style="italic"), str(number), "")
+    return shown
+
+
+READING = (
+    "A rank is one more than the number of clearly better checkpoints: 95 % intervals that overlap share it. "
+    "= exact, >= a lower bound, <= an upper bound, <~ flattering on average, ~ an estimate. "
+    "± one standard error; of several seeds their deviation, if larger. Floors in italics are not ranked."
+)
+
+
+def _over_seeds(number: Number, values: Sequence[float]) -> Number:
+    if not values:
+        return number
+    mean, deviation = spread(values)
+    return Number(mean, number.unit, number.side, number.protocol, max(deviation, number.error or 0.0))
+
+
+def _span(number: Number) -> tuple[float, float]:
+    return number.interval or (number.value, number.value)
