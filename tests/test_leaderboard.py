@@ -14,11 +14,12 @@ from zoo.capabilities import Side
 from zoo.checkpoints import checkpoints
 from zoo.errors import UsageError
 from zoo.hub import CONFIG, METRICS
-from zoo.leaderboard import DIRECTIONS, Board, Entry, boards
+from zoo.leaderboard import DIRECTIONS, Board, Entry, boards, entrant
 from zoo.page import write_page
 from zoo.results import Number
 
 PUBLISHED = list(checkpoints().values())
+ENTRANTS = [entrant(one) for one in PUBLISHED]
 
 
 def board(*spans: tuple[float, float], metric: str = "fid") -> Board:
@@ -39,7 +40,7 @@ def test_a_wide_interval_ties_with_the_first_though_a_narrow_one_before_it_does_
 
 
 def test_no_board_mixes_protocols_units_or_sides():
-    shown = boards(PUBLISHED)
+    shown = boards(ENTRANTS)
     assert shown
     for one in shown:
         found = {e.number.protocol for e in one.entries} | {n.protocol for n in one.floors.values()}
@@ -51,7 +52,7 @@ def test_no_board_mixes_protocols_units_or_sides():
 
 
 def test_every_ranked_number_is_on_exactly_one_board():
-    listed = [(e.slug, one.metric) for one in boards(PUBLISHED) for e in one.entries]
+    listed = [(e.slug, one.metric) for one in boards(ENTRANTS) for e in one.entries]
     wanted = [
         (one.slug, key.removeprefix("test/"))
         for one in PUBLISHED
@@ -62,7 +63,7 @@ def test_every_ranked_number_is_on_exactly_one_board():
 
 
 def test_a_board_is_sorted_in_its_direction_and_ranks_agree_with_pairs():
-    for one in boards(PUBLISHED, num_least=2):
+    for one in boards(ENTRANTS, num_least=2):
         values = [entry.number.value for entry in one.entries]
         assert values == sorted(values, reverse=one.higher)
         spans = [entry.number.interval or (entry.number.value,) * 2 for entry in one.entries]
@@ -75,7 +76,7 @@ def test_a_board_is_sorted_in_its_direction_and_ranks_agree_with_pairs():
 
 
 def test_another_treatment_of_the_pixels_is_another_board():
-    likelihoods = boards(PUBLISHED, metric="log_prob_lower", data="digits")
+    likelihoods = boards(ENTRANTS, metric="log_prob_lower", data="digits")
     by_slug = {entry.slug: one for one in likelihoods for entry in one.entries}
     assert by_slug["vae-digits"] is by_slug["iwae-digits"]
     assert by_slug["vae-digits"].protocol != by_slug["diffusion-digits"].protocol
@@ -84,16 +85,16 @@ def test_another_treatment_of_the_pixels_is_another_board():
 def test_seeds_give_the_mean_and_their_deviation(tmp_path):
     shutil.copytree(ROOT / "checkpoints/gan-digits", tmp_path / "gan-digits")
     (tmp_path / "gan-digits/seeds.json").write_text(json.dumps({"test/fid": [10.0, 20.0, 30.0]}))
-    (one,) = boards(checkpoints(tmp_path).values(), metric="fid")
+    (one,) = boards(map(entrant, checkpoints(tmp_path).values()), metric="fid")
     (entry,) = one.entries
     assert (entry.number.value, entry.number.error, entry.seeds) == (20.0, 10.0, 3)
 
 
 def test_filters_choose_data_family_and_metric():
-    shown = boards(PUBLISHED, data="digits", metric="fid", family="energy")
+    shown = boards(ENTRANTS, data="digits", metric="fid", family="energy")
     assert {entry.slug for one in shown for entry in one.entries} == {"rbm-digits", "dbn-digits"}
     with pytest.raises(UsageError, match=r"metric must be one of fid, .*, got 'fidd'"):
-        boards(PUBLISHED, metric="fidd")
+        boards(ENTRANTS, metric="fidd")
 
 
 def test_the_terminal_shows_side_error_floors_and_protocol_in_80_columns(capsys, monkeypatch):
@@ -104,7 +105,7 @@ def test_the_terminal_shows_side_error_floors_and_protocol_in_80_columns(capsys,
     assert "independent pixels" in text
     assert "digits-cnn-128@" in text
     assert "lower is better" in text
-    with pytest.raises(UsageError, match="no checkpoint has such numbers: data nothing"):
+    with pytest.raises(UsageError, match="nothing has such numbers: data nothing"):
         verbs.run(["leaderboard", "--data", "nothing"])
 
 
@@ -127,7 +128,7 @@ def test_the_page_needs_no_network_and_shows_every_number(page):
     text = page.read_text()
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
     assert "http" not in re.sub(r"data:image/\S+", "", text)
-    for one in boards(one for one in PUBLISHED if "-digits" in one.slug):
+    for one in boards(one for one in ENTRANTS if "-digits" in one.slug):
         for entry in one.entries:
             assert str(entry.number).replace(">", "&gt;").replace("<", "&lt;") in text
 
@@ -154,7 +155,7 @@ def test_sorting_filtering_and_the_keyboard(page, browser):
     button.focus()
     tab.keyboard.press("Enter")
     assert button.locator("xpath=..").get_attribute("aria-sort") == "ascending"
-    (fid,) = boards(PUBLISHED, metric="fid", data="digits")
+    (fid,) = boards(ENTRANTS, metric="fid", data="digits")
     assert tab.locator(rows).all_inner_texts() == [entry.slug for entry in fid.entries]
     tab.keyboard.press("Enter")
     assert button.locator("xpath=..").get_attribute("aria-sort") == "descending"

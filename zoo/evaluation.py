@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from safetensors.torch import save
@@ -203,6 +204,8 @@ class Evaluator(Callback):
         show(self.results)
         for logger in trainer.loggers:
             logger.log_metrics({name: number.value for name, number in self.results.numbers.items()})
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update(self.results.flat())
 
 
 def show(results: Results) -> None:

@@ -20,7 +20,7 @@ from rich.text import Text
 import zoo
 from zoo.checkpoints import Checkpoint, spread
 from zoo.errors import require
-from zoo.results import Number
+from zoo.results import Number, Numbers
 
 HIGHER, LOWER = True, False
 DIRECTIONS: dict[str, bool] = {
@@ -91,17 +91,38 @@ class Board(NamedTuple):
         return [1 + sum(other[1] < span[0] for other in spans) for span in spans]
 
 
+class Entrant(NamedTuple):
+    """What is compared: a checkpoint, or a run that was logged elsewhere."""
+
+    slug: str
+    method: str
+    """Name in `zoo.METHODS`."""
+    data: str
+    """Name of the data set."""
+    numbers: Numbers
+    floors: dict[str, Numbers]
+    seeds: dict[str, list[float]]
+    """Values over several seeds, by key; empty where there is one run."""
+
+
+def entrant(one: Checkpoint) -> Entrant:
+    """A checkpoint, as it is compared."""
+    results = one.results
+    data = results.data["protocol"].split()[0]
+    return Entrant(one.slug, one.config["class"], data, results.numbers, results.floors, one.seeds)
+
+
 def boards(
-    checkpoints: Iterable[Checkpoint],
+    entrants: Iterable[Entrant],
     data: str = "*",
     metric: str | None = None,
     family: str = "*",
     num_least: int = 1,
 ) -> list[Board]:
-    """All boards of checkpoints, by data set, then metric, then protocol.
+    """All boards, by data set, then metric, then protocol.
 
     Args:
-        checkpoints: What is compared.
+        entrants: What is compared.
         data: Shell pattern of the data set's name, such as `mnist`.
         metric: One of `DIRECTIONS`; by default all.
         family: Shell pattern of the family, such as `energy`.
@@ -112,32 +133,30 @@ def boards(
     """
     known = ", ".join(DIRECTIONS)
     require(metric is None or metric in DIRECTIONS, f"metric must be one of {known}, got {metric!r}")
-    entries: dict[tuple[str, str, str, str, str], list[Entry]] = {}
-    floors: dict[tuple[str, str, str, str, str], dict[str, Number]] = {}
-    for one in checkpoints:
-        results, method = one.results, one.config["class"]
-        name, room = results.data["protocol"].split()[0], zoo.METHODS[method].split(".")[1]
-        if not (fnmatch(name, data) and fnmatch(room, family)):
+    entries: dict[tuple[str, ...], list[Entry]] = {}
+    floors: dict[tuple[str, ...], dict[str, Number]] = {}
+    for one in entrants:
+        room = zoo.METHODS[one.method].split(".")[1]
+        if not (fnmatch(one.data, data) and fnmatch(room, family)):
             continue
-        for key, number in results.numbers.items():
+        for key, number in one.numbers.items():
             short = key.removeprefix("test/")
             if short not in DIRECTIONS or metric not in (None, short):
                 continue
-            place = (name, short, number.protocol, number.unit, number.side.value)
+            place = (one.data, short, number.protocol, number.unit, number.side.value)
             values = one.seeds.get(key, [])
-            entry = Entry(one.slug, method, room, _over_seeds(number, values), max(1, len(values)))
+            entry = Entry(one.slug, one.method, room, _over_seeds(number, values), max(1, len(values)))
             entries.setdefault(place, []).append(entry)
-            for floor, numbers in results.floors.items():
+            for floor, numbers in one.floors.items():
                 if key in numbers and numbers[key].protocol == number.protocol:
                     floors.setdefault(place, {})[floor.replace("_", " ")] = numbers[key]
     order = list(DIRECTIONS)
-    places = sorted(entries, key=lambda place: (place[0], order.index(place[1]), place[2:]))
     found = []
-    for place in places:
+    for place in sorted(entries, key=lambda place: (place[0], order.index(place[1]), place[2:])):
         sign = -1 if DIRECTIONS[place[1]] else 1
         ranked = sorted(entries[place], key=lambda entry: sign * entry.number.value)
         if len(ranked) >= num_least:
-            found.append(Board(*place, tuple(ranked), floors.get(place, {})))
+            found.append(Board(*place, tuple(ranked), floors.get(place, {})))  # pyright: ignore
     return found
 
 

@@ -11,7 +11,7 @@ import zoo
 from zoo.cards import Reference, abilities, departures, references
 from zoo.checkpoints import Checkpoint
 from zoo.files import write_bytes
-from zoo.leaderboard import READING, Board, boards
+from zoo.leaderboard import READING, Board, boards, entrant
 from zoo.results import Number
 
 PICTURES = {
@@ -30,7 +30,7 @@ PLOT_PADDING = 0.08
 def write_page(checkpoints: Sequence[Checkpoint], folder: Path) -> Path:
     """Write `index.html`; returns its path."""
     environment = Environment(loader=PackageLoader("zoo", "."), autoescape=True, undefined=StrictUndefined)
-    shown = boards(checkpoints)
+    shown = boards(map(entrant, checkpoints))
     text = environment.get_template("page.html.jinja").render(
         reading=READING,
         sets=[

@@ -115,6 +115,21 @@ class Results:
         require(found == SCHEMA, f"results must have schema {SCHEMA}, {path} has {found}")
         return _parsed(value, cls, str(path))
 
+    def flat(self) -> dict[str, float | str]:
+        """For loggers: `test/fid`, beside it `side/fid`, `unit/fid`, `protocol/fid`, `error/fid`; `data`."""
+        found: dict[str, float | str] = {"method": self.method, "data": self.data["protocol"]}
+        for key, number in self.numbers.items():
+            name = key.split("/", 1)[1]
+            found |= {
+                key: number.value,
+                f"side/{name}": number.side.value,
+                f"unit/{name}": number.unit,
+                f"protocol/{name}": number.protocol,
+            }
+            if number.error is not None:
+                found[f"error/{name}"] = number.error
+        return found
+
     def table(self) -> Table:
         """The numbers, one row each, the floors beside them and the protocols below."""
         return side_by_side([self], ["value"], f"{self.method} on {self.data['protocol']}")

@@ -340,39 +340,56 @@ def publish(
 
 
 def leaderboard(
+    action: Sequence[str] = (),
     data: str = "*",
     metric: str | None = None,
     family: str = "*",
     root: str | None = None,
     html: str | None = None,
+    project: str = "zoo",
+    entity: str | None = None,
 ) -> None:
-    """Rank the checkpoints, one metric under one protocol at a time.
+    """Rank the checkpoints, one metric under one protocol at a time; push them to W&B, or rank what is there.
 
     Args:
+        action: Nothing ranks the checkpoints here, `push` sends them to W&B, `pull` ranks the runs there.
         data: Data set, such as `mnist`; a shell pattern.
         metric: Such as `fid`; by default every one that ranks at least two checkpoints.
         family: Family of the methods, such as `energy`; a shell pattern.
         root: Folder of the checkpoints; by default the checkout's.
         html: A folder for the leaderboard with all pictures as one page, `index.html`.
+        project: Project on W&B.
+        entity: User or team on W&B; by default the one logged in.
     """
     from pathlib import Path
 
     from zoo.checkpoints import checkpoints
     from zoo.evaluation import console
     from zoo.hub import shelf
-    from zoo.leaderboard import READING, boards, table
+    from zoo.leaderboard import READING, boards, entrant, table
 
-    found = list(checkpoints(Path(root) if root else None).values())
-    require(bool(found), f"root must hold checkpoints, found none in {root or shelf()}")
+    words = " ".join(action)
+    require(words in ("", "push", "pull"), f"leaderboard takes push, pull or nothing, got {words!r}")
+    found = [] if words == "pull" else list(checkpoints(Path(root) if root else None).values())
+    require(bool(found) or words == "pull", f"root must hold checkpoints, found none in {root or shelf()}")
+    if words == "push":
+        from zoo.wandb_board import push
+
+        push(found, project, entity)
+        return
     if html is not None:
         from zoo.page import write_page
 
         sys.stdout.write(f"leaderboard: {write_page(found, Path(html))}\n")
         return
-    shown = boards(found, data, metric, family, 1 if metric else 2)
-    require(
-        bool(shown), f"no checkpoint has such numbers: data {data}, metric {metric or '*'}, family {family}"
-    )
+    if words == "pull":
+        from zoo.wandb_board import pull
+
+        entrants = pull(project, entity)
+    else:
+        entrants = [entrant(one) for one in found]
+    shown = boards(entrants, data, metric, family, 1 if metric else 2)
+    require(bool(shown), f"nothing has such numbers: data {data}, metric {metric or '*'}, family {family}")
     for board in shown:
         console().print(table(board))
     console().print(READING)
