@@ -530,7 +530,11 @@ def test_wandb_offline_by_one_flag(zoo_cli, tmp_path):
     zoo_cli(*FIT, "--wandb=zoo-tests", cwd=tmp_path, check=True, env={"WANDB_MODE": "offline"})
     folder = tmp_path / "runs/vae-digits/version_0"
     assert (folder / "metrics.csv").is_file()
-    assert list(folder.rglob("*.wandb"))
+    (file,) = folder.rglob("*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(file)]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
+    flat = Results.read(folder / "results.json").flat()
+    assert {key: found["summary"][key] for key in flat} == flat
 
 
 def test_wandb_is_not_imported_unless_asked(tmp_path):

@@ -13,7 +13,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 import zoo
-from zoo.callbacks import interpolations
 from zoo.capabilities import (
     Decodes,
     Emits,
@@ -32,6 +31,7 @@ from zoo.errors import NonFiniteError, UsageError
 from zoo.evaluation import Evaluator
 from zoo.hub import from_pretrained, save_pretrained
 from zoo.method import Batch, ClosedForm, Descent, Game, Method, Terms
+from zoo.walks import interpolate
 
 ALL = sorted(zoo.METHODS)
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
@@ -340,7 +340,7 @@ def test_codes_and_means(name):
 def test_interpolations_lead_from_one_image_to_the_other(name):
     method, x = begun(name).eval(), images(n=6)
     torch.manual_seed(0)
-    strips = interpolations(method, x, 5).unflatten(0, (3, 5))
+    strips = interpolate(method, x[::2], x[1::2], 5)
     assert torch.equal(strips[:, 0], x[::2])
     assert torch.equal(strips[:, -1], x[1::2])
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from zoo.evaluation import data_of, results_folder
 from zoo.files import atomic, write_bytes
 from zoo.method import Batch, Method
 from zoo.randomness import own_stream
+from zoo.walks import interpolate
 
 GAP = 3
 SMALLEST_SIDE = 56
@@ -69,23 +70,6 @@ def save_film(states: Iterable[Tensor], path: str | Path, columns: int, num_fram
         first.save(temporary, kind, save_all=True, append_images=rest, duration=durations, loop=0)
 
 
-def interpolations(method: Any, x: Tensor, columns: int) -> Tensor:
-    """From the first of every two images [2N, C, H, W] to the second, by codes on the line between theirs.
-
-    Args:
-        method: Encodes and decodes.
-        x: The images.
-        columns: Images per row, the given two at its ends; at least 2.
-
-    Returns:
-        Images [N * columns, C, H, W], row by row.
-    """
-    one, two = method.encode(x[::2]), method.encode(x[1::2])
-    between = [one.lerp(two, i / (columns - 1)) for i in range(1, columns - 1)]
-    row = [x[::2], *map(method.decode, between), x[1::2]]
-    return torch.stack(row, 1).flatten(0, 1)
-
-
 class Grids(Callback):
     """Writes `samples.png`, `reconstructions.png` and `interpolations.png` while training and after the test.
 
@@ -126,7 +110,7 @@ class Grids(Callback):
                 pictures["reconstructions"] = pairs.flatten(0, 1)
             if isinstance(method, Encodes) and isinstance(method, Decodes) and self.side > 1:
                 x = data_of(trainer).split(split).x[: 2 * self.side].to(method.device)
-                pictures["interpolations"] = interpolations(method, x, self.side)
+                pictures["interpolations"] = interpolate(method, x[::2], x[1::2], self.side).flatten(0, 1)
         method.train(training)
         for name, images in pictures.items():
             save_grid(images, folder / f"{name}.png", self.side)

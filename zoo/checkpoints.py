@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save
 
-from zoo.callbacks import interpolations, save_film, save_grid
+from zoo.callbacks import save_film, save_grid
 from zoo.capabilities import Decodes, Encodes, Reconstructs, Samples, Walks
 from zoo.data import ImageData, from_recipe
 from zoo.errors import require
@@ -35,7 +35,9 @@ from zoo.hub import (
     shelf,
 )
 from zoo.method import Method
+from zoo.pictures import CODES, with_nearest
 from zoo.results import Results
+from zoo.walks import interpolate, traverse
 
 TRAINING, CARD = "train.yaml", "README.md"
 DRAWS, SEEDS = "draws.safetensors", "seeds.json"
@@ -154,6 +156,8 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
         write_bytes(folder / DRAWS, save({"images": first_draws(method).contiguous()}))
         images = method.sample(SIDE**2, generator=torch.Generator().manual_seed(DRAW_SEED))
         save_grid(images, folder / "samples.png", SIDE)
+        images, neighbours, _ = with_nearest(method, data, SIDE, DRAW_SEED)
+        save_grid(torch.cat((images, neighbours)), folder / "nearest.png", SIDE)
     if isinstance(method, Walks):
         states = method.walk(FILM_CHAINS, generator=torch.Generator().manual_seed(DRAW_SEED))
         save_film(states, folder / "film.gif", FILM_COLUMNS, FILM_FRAMES)
@@ -163,7 +167,11 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
             pairs = torch.cat((x[:SIDE], method.reconstruct(x[:SIDE])))
             save_grid(pairs, folder / "reconstructions.png", SIDE)
         if isinstance(method, Encodes) and isinstance(method, Decodes):
-            save_grid(interpolations(method, x, SIDE), folder / "interpolations.png", SIDE)
+            rows = interpolate(method, x[:SIDE], x[SIDE:], SIDE)
+            save_grid(rows.flatten(0, 1), folder / "interpolations.png", SIDE)
+            x = data.split("test").x[:CODES]
+            rows = traverse(method, x, min(SIDE, method.encode(x[:1]).shape[1]), SIDE)
+            save_grid(rows.flatten(0, 1), folder / "traversals.png", SIDE)
 
 
 def register(checkpoint: Checkpoint) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from zoo.errors import OneLine, UsageError, require
+from zoo.pictures import interpolate, nearest, repair, traverse
 
 
 def sample(
@@ -399,6 +400,10 @@ VERBS = {
     "leaderboard": leaderboard,
     "publish": publish,
     "sample": sample,
+    "repair": repair,
+    "interpolate": interpolate,
+    "traverse": traverse,
+    "nearest": nearest,
     "score": score,
     "list": list_,
     "data": data,

@@ -1,0 +1,111 @@
+"""What can be done with a method beyond sampling it, as functions of its capabilities.
+
+`interpolate` and `traverse` walk through codes, `nearest` looks for the training images behind samples, and
+`mask` says which pixels `repair` is told.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zoo.capabilities import Decodes, Encodes
+from zoo.errors import UsageError, require
+
+ROWS_AT_ONCE = 500
+Side = Literal["left", "right", "top", "bottom", "border"]
+
+
+@torch.no_grad()
+def interpolate(method: Any, first: Tensor, second: Tensor, steps: int) -> Tensor:
+    """From images to others, by the images of codes on the line between theirs.
+
+    Args:
+        method: Encodes and decodes.
+        first: Images [N, C, H, W].
+        second: As many.
+        steps: Images per row, the given two at its ends; at least 2.
+
+    Returns:
+        Images [N, steps, C, H, W].
+
+    Raises:
+        UsageError: If the method has no codes that it decodes, or there are too few steps.
+    """
+    _needs_codes(method)
+    require(steps > 1, f"steps must be at least 2, got {steps}")
+    one, two = method.encode(first), method.encode(second)
+    between = [one.lerp(two, i / (steps - 1)) for i in range(1, steps - 1)]
+    return torch.stack([first, *map(method.decode, between), second], 1)
+
+
+@torch.no_grad()
+def traverse(method: Any, x: Tensor, directions: int, steps: int, span: float = 2.0) -> Tensor:
+    """Along the principal directions of the codes of images, from their mean.
+
+    Args:
+        method: Encodes and decodes.
+        x: Images [N, C, H, W], at least two, whose codes span the directions.
+        directions: How many directions, that of most variance first.
+        steps: Images per direction, evenly spaced; at least 2.
+        span: How far each way, in standard deviations of the codes along the direction.
+
+    Returns:
+        Images [directions, steps, C, H, W].
+
+    Raises:
+        UsageError: If the method has no codes that it decodes, or fewer directions than are asked for.
+    """
+    _needs_codes(method)
+    require(steps > 1, f"steps must be at least 2, got {steps}")
+    z = method.encode(x)
+    most = min(len(x) - 1, z.shape[1])
+    require(1 <= directions <= most, f"directions must be between 1 and {most}, got {directions}")
+    mean = z.mean(0)
+    _, deviations, axes = torch.linalg.svd((z - mean).double(), full_matrices=False)
+    deviations = deviations / (len(x) - 1) ** 0.5
+    places = torch.linspace(-span, span, steps, dtype=z.dtype)
+    walks = (deviations[:directions, None] * axes[:directions]).to(z)
+    codes = mean + places[:, None] * walks[:, None]
+    return method.decode(codes.flatten(0, 1)).unflatten(0, (directions, steps))
+
+
+@torch.no_grad()
+def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest reference of every image, by Euclidean distance of the pixels.
+
+    Args:
+        images: [N, C, H, W] in [0, 1].
+        references: [M, C, H, W] in [0, 1].
+
+    Returns:
+        Distances [N], and positions among the references [N].
+    """
+    y = references.flatten(1).float()
+    norms, found = y.square().sum(1), []
+    for x in images.flatten(1).float().split(ROWS_AT_ONCE):
+        position = (norms - 2 * x @ y.T).argmin(1)
+        found.append(((x - y[position]).norm(dim=1), position))
+    return torch.cat([distance for distance, _ in found]), torch.cat([position for _, position in found])
+
+
+def mask(shape: tuple[int, int, int], hidden: Side) -> Tensor:
+    """Which pixels [C, H, W] are known: 0 in the hidden half, or outside the middle of the picture."""
+    channels, height, width = shape
+    known = torch.ones(channels, height, width)
+    if hidden == "border":
+        known.zero_()
+        known[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
+        return known
+    rows, columns = slice(None), slice(None)
+    if hidden in ("top", "bottom"):
+        rows = slice(0, height // 2) if hidden == "top" else slice(height - height // 2, None)
+    else:
+        columns = slice(0, width // 2) if hidden == "left" else slice(width - width // 2, None)
+    known[:, rows, columns] = 0
+    return known
+
+
+def _needs_codes(method: Any) -> None:
+    if not (isinstance(method, Encodes) and isinstance(method, Decodes)):
+        raise UsageError(f"{type(method).__name__} has no codes that it can decode")
