@@ -1,5 +1,6 @@
 """Walks through codes, nearest training images, masks; and the verbs that draw them."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
@@ -100,13 +101,15 @@ def test_the_verbs_draw_grids(words, columns, rows, tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     verbs.run([*words, "--out", "picture.png"])
     assert f"{columns * rows} images: picture.png" in capsys.readouterr().out
-    assert Image.open("picture.png").size == (columns * 59 + 3, rows * 59 + 3)
+    with Image.open("picture.png") as picture:
+        assert picture.size == (columns * 59 + 3, rows * 59 + 3)
 
 
 def test_a_repair_keeps_what_is_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     verbs.run(["repair", "dae-digits", "--n", "5", "--hidden", "left"])
-    picture = torch.tensor(list(Image.open("repaired.png").getdata())).view(3 * 59 + 3, -1)
+    with Image.open("repaired.png") as file:
+        picture = torch.from_numpy(np.array(file))
     tops = [3 + 59 * row for row in range(3)]
     original, shown, repaired = (
         torch.stack([picture[t : t + 56, 3 + 59 * i :][:, :56] for i in range(5)]) for t in tops
