@@ -33,6 +33,12 @@ TINY: dict[str, dict] = {
         "sample_steps": 20,
         "num_starts": 3,
     },
+    "LabelDBN": {
+        "hidden_dims": (7, 6, 5),
+        "pretrain_epochs": (1, 1, 1),
+        "updown_steps": (1,),
+        "sample_steps": 20,
+    },
     "Diffusion": {
         "num_steps": 6,
         "channels": 4,

@@ -68,10 +68,10 @@ def pictures() -> torch.Tensor:
 def test_a_level_learns_from_bits_that_are_drawn_anew(phase, monkeypatch):
     method = at_phase(tiny("DBN", hidden_dims=(7, 6, 5)), phase, monkeypatch)
     seen = []
-    contrast = type(method)._contrast
+    contrast = type(method).contrast
     monkeypatch.setattr(
         type(method),
-        "_contrast",
+        "contrast",
         lambda self, level, v: (seen.append((level, v)), contrast(self, level, v))[1],
     )
     given = batch()

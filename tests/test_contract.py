@@ -14,6 +14,8 @@ from torch import nn
 
 import zoo
 from zoo.capabilities import (
+    Classifies,
+    Conditions,
     Decodes,
     Emits,
     Encodes,
@@ -77,6 +79,9 @@ class Handful:
 
     def mean_image(self):
         return self.x.mean(0)
+
+    def split(self, name):
+        return batch(self.x.shape[1:])
 
 
 def begun(name: str, shape=(1, 8, 8), **options) -> Method:
@@ -346,6 +351,23 @@ def test_interpolations_lead_from_one_image_to_the_other(name):
     torch.manual_seed(0)
     middle = (method.encode(x[::2]) + method.encode(x[1::2])) / 2
     torch.testing.assert_close(strips[:, 2], method.decode(middle))
+
+
+@pytest.mark.parametrize("name", having(Classifies))
+def test_classes_have_probabilities(name):
+    method = begun(name).eval()
+    log_p = method.classify(images())
+    assert log_p.shape[0] == 6
+    torch.testing.assert_close(log_p.exp().sum(1), torch.ones(6))
+
+
+@pytest.mark.parametrize("name", having(Conditions))
+def test_an_image_per_class_asked_for(name):
+    method, y = begun(name).eval(), torch.tensor([2, 0, 1, 1])
+    one, two = (method.sample_given(y, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one, two)
+    assert one.shape == (4, 1, 8, 8)
+    assert 0 <= one.min() <= one.max() <= 1
 
 
 @pytest.mark.parametrize("name", having(Reconstructs))

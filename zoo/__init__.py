@@ -17,6 +17,7 @@ METHODS: dict[str, str] = {
     "GAN": "zoo.adversarial.gan",
     "GLO": "zoo.latent.glo",
     "IWAE": "zoo.variational.iwae",
+    "LabelDBN": "zoo.energy.label_dbn",
     "PCA": "zoo.autoencoders.pca",
     "RBM": "zoo.energy.rbm",
     "VAE": "zoo.variational.vae",

@@ -14,6 +14,7 @@ from torch.distributions import Independent
 
 from zoo.annealing import SHORTER, judged, latent_ais
 from zoo.capabilities import (
+    Classifies,
     Clusters,
     Conditions,
     Emits,
@@ -245,6 +246,20 @@ def conditional(scene: Scene) -> None:
     scene.put("conditional_accuracy", hits, "share", Side.ESTIMATE, how, interval=interval)
 
 
+def accuracy(scene: Scene) -> None:
+    """Share of the test images whose label the method itself predicts."""
+    method, (_, labels) = scene.method, scene.labels
+    assert isinstance(method, Classifies)
+    x = scene.data.split("test").x[scene.per_image["row"].long()]
+
+    def predict(rows: slice) -> tuple[Tensor]:
+        return (method.classify(x[rows].to(method.device)).argmax(1),)
+
+    hits = share(scene.spread("accuracy", len(x), predict)[0] == labels)
+    how = f"{scene.data.protocol}; {len(x)} images"
+    scene.put("accuracy", hits, "share right", Side.EXACT, how, interval=wilson(hits.value, len(x)))
+
+
 def parzen_window(scene: Scene) -> None:
     """Parzen-window log-likelihood of the test images under the samples: for the record."""
     validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test", scene.n)
@@ -430,6 +445,7 @@ SECTIONS: dict[str, Section] = {
     "neighbourhoods": Section((Samples,), nearest),
     "classes": Section((Samples,), classes),
     "conditional": Section((Conditions,), conditional),
+    "accuracy": Section((Classifies,), accuracy),
     "parzen": Section((Samples,), parzen_window),
     "csl": Section((Emits,), conservative),
     "mixing": Section((Emits,), mixing),

@@ -59,15 +59,19 @@ class Stack(nn.Module):
     Args:
         image_shape: (C, H, W) of one image.
         hidden_dims: Units of the hidden layers.
+        top: The top level, of the last two layers; by default a plain RBM.
     """
 
     levels: Sequence[Level]
 
-    def __init__(self, image_shape: tuple[int, ...], hidden_dims: Sequence[int]) -> None:
+    def __init__(
+        self, image_shape: tuple[int, ...], hidden_dims: Sequence[int], top: Level | None = None
+    ) -> None:
         super().__init__()
         shapes = [image_shape, *((1, 1, width) for width in hidden_dims)]
-        top = len(hidden_dims) - 1
-        levels = [Level(shapes[i], width, i == top) for i, width in enumerate(hidden_dims)]
+        *directed, last = zip(shapes, hidden_dims, strict=False)
+        levels = [Level(shape, width, False) for shape, width in directed]
+        levels.append(Level(*last, True) if top is None else top)
         self.levels = cast("Sequence[Level]", nn.ModuleList(levels))
 
     @property
@@ -131,8 +135,8 @@ class Stack(nn.Module):
             h = draw_bits(level.down(h))
         return self.levels[0].pixels.emission(self.levels[0].down(h))
 
-    def decode(self, z: Codes) -> Images:
-        """Mean images [B, C, H, W] of units of the uppermost layer, means passed down."""
-        for level in reversed(self.levels):
+    def decode(self, z: Codes, depth: int) -> Images:
+        """Mean images [B, C, H, W] of units at a depth, means passed down."""
+        for level in reversed(self.levels[:depth]):
             z = level.down(z).sigmoid()
         return z.unflatten(1, self.levels[0].pixels.shape)

@@ -37,8 +37,8 @@ class Pair(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_hidden))
 
     @property
-    def theta(self) -> tuple[nn.Parameter, nn.Parameter, nn.Parameter]:
-        """W, b and c."""
+    def theta(self) -> tuple[nn.Parameter, ...]:
+        """W, b and c, and what else the pair learns."""
         return self.weight, self.bias, self.pixels.bias
 
     def drive(self, v: Tensor) -> Tensor:

@@ -1,0 +1,173 @@
+"""Greedy learning of a stack of RBMs, level by level, then all of it by the up-down algorithm.
+
+Hinton, Osindero, Teh. A Fast Learning Algorithm for Deep Belief Nets. Neural Computation 18(7), 2006.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zoo.energy.belief import Level, Stack
+from zoo.energy.contrastive import Contrastive
+from zoo.errors import require
+from zoo.method import Batch, PixelKind, Terms
+from zoo.randomness import own_stream
+from zoo.schedules import phase
+from zoo.shapes import Images
+
+MEANS_AT_ONCE = 1000
+
+
+class Greedy(Contrastive):
+    """Learns the levels of a stack in turn, each as an RBM, then all of them together.
+
+    What inherits from it builds `stack`, and says how the top level learns. `loss` is a surrogate whose value
+    measures nothing.
+
+    Args:
+        image_shape: (C, H, W) of one image.
+        hidden_dims: Units of the hidden layers, from the pixels up; two or more.
+        pretrain_epochs: Epochs of each level's greedy learning.
+        start: `random`, or `transposed`: as the level below turned over.
+        gibbs_steps: k, Gibbs steps of contrastive divergence while a level learns.
+        lengthen_every: Epochs of a level after which k grows by `gibbs_steps`; 0 never.
+        updown_steps: k in the up-down algorithm, for equal shares of its epochs.
+        lr: Step size at the start of each level.
+        updown_lr: Step size at the start of the up-down algorithm.
+        lr_schedule: As in `Contrastive`, over the epochs of each phase.
+        weight_decay: As in `Contrastive`.
+        momentum: As in `Contrastive`.
+        momentum_final: As in `Contrastive`.
+        momentum_epochs: As in `Contrastive`.
+    """
+
+    ddp_options = {"broadcast_buffers": False, "find_unused_parameters": True}
+    stack: Stack
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        hidden_dims: tuple[int, ...],
+        pretrain_epochs: tuple[int, ...],
+        start: Literal["random", "transposed"],
+        gibbs_steps: int,
+        lengthen_every: int,
+        updown_steps: tuple[int, ...],
+        lr: float,
+        updown_lr: float,
+        lr_schedule: Literal["constant", "linear"],
+        weight_decay: float,
+        momentum: float,
+        momentum_final: float,
+        momentum_epochs: int,
+    ) -> None:
+        super().__init__(
+            image_shape, lr, lr_schedule, weight_decay, momentum, momentum_final, momentum_epochs
+        )
+        require(len(hidden_dims) > 1, f"hidden_dims must be at least two layers, got {hidden_dims}")
+        require(
+            len(pretrain_epochs) == len(hidden_dims),
+            f"pretrain_epochs must be one number per hidden layer, {len(hidden_dims)}, got {pretrain_epochs}",
+        )
+        lists = {"hidden_dims": hidden_dims, "pretrain_epochs": pretrain_epochs, "updown_steps": updown_steps}
+        for name, values in lists.items():
+            least = min(values, default=0)
+            require(least >= 1, f"{name} must be at least 1, got {least}")
+        require(gibbs_steps >= 1, f"gibbs_steps must be at least 1, got {gibbs_steps}")
+        require(lengthen_every >= 0, f"lengthen_every must be at least 0, got {lengthen_every}")
+        require(updown_lr > 0, f"updown_lr must be positive, got {updown_lr}")
+        widths = (math.prod(self.image_shape), *hidden_dims)
+        require(
+            start == "random" or widths[2:] == widths[:-2],
+            f"start: transposed needs layers as wide as two below them, got {widths}",
+        )
+        self.pretrain_epochs, self.start, self.updown_lr = pretrain_epochs, start, updown_lr
+        self.gibbs_steps, self.lengthen_every, self.updown_steps = gibbs_steps, lengthen_every, updown_steps
+
+    @abstractmethod
+    def contrast_top(self, h: Tensor, batch: Batch) -> tuple[Terms, Tensor]:
+        """The terms by which the top level learns from units [B, D] below it, and where its chains end."""
+
+    @property
+    def accepts(self) -> tuple[PixelKind, ...]:
+        return ("binary",)
+
+    @property
+    def phase(self) -> int:
+        """The level that learns in this epoch; their number in the up-down algorithm."""
+        return phase(self.current_epoch, self.pretrain_epochs)
+
+    def stretch(self) -> tuple[int, int]:
+        begins = (0, *accumulate(self.pretrain_epochs))
+        ends = (*begins[1:], max(self.trainer.max_epochs or 0, begins[-1] + 1))
+        return self.current_epoch - begins[self.phase], ends[self.phase] - begins[self.phase]
+
+    def step_size(self) -> float:
+        greedy = self.phase < len(self.stack.levels)
+        return self.lr * self.gibbs_steps / self.num_steps if greedy else self.updown_lr
+
+    @property
+    def num_steps(self) -> int:
+        """Gibbs steps of contrastive divergence in this epoch, k."""
+        epoch, length = (0, 1) if self._trainer is None else self.stretch()
+        if self.phase == len(self.stack.levels):
+            return self.updown_steps[min(epoch, length - 1) * len(self.updown_steps) // length]
+        growth = epoch // self.lengthen_every if self.lengthen_every else 0
+        return self.gibbs_steps * (1 + growth)
+
+    def learning(self) -> list[nn.Parameter]:
+        if self.phase < len(self.stack.levels):
+            return list(self.stack.levels[self.phase].theta)
+        unused = {id(level.bias) for level in self.stack.levels[:-1]}
+        return [p for p in self.parameters() if id(p) not in unused]
+
+    def start_from(self, data: Any) -> None:
+        """Start an untouched first level at the training images' means."""
+        if self.stack.levels[0].pixels.untouched:
+            self.stack.levels[0].pixels.start_at(data.mean_image(), data.originals("train"))
+
+    def on_train_epoch_start(self) -> None:
+        """Start the level whose first epoch this is; set the epoch's step size and momentum."""
+        super().on_train_epoch_start()
+        if 0 < self.phase < len(self.stack.levels) and self.stretch()[0] == 0:
+            with own_stream(self.current_epoch):  # on every process alike
+                images = self.trainer.datamodule.split("train").x  # pyright: ignore
+            self.start_level(self.phase, images)
+
+    @torch.no_grad()
+    def start_level(self, index: int, x: Images) -> None:
+        """Start a level above the first at the means of the units below it, for images [N, C, H, W]."""
+        level, below = self.stack.levels[index], self.stack.levels[index - 1]
+        parts = [self.stack.means(part.to(self.device), index) for part in x.split(MEANS_AT_ONCE)]
+        level.pixels.start_at(torch.cat(parts).mean(0), x)
+        if self.start == "transposed":
+            level.weight.copy_(below.weight.T)
+            level.pixels.bias.copy_(below.bias)
+            level.bias.copy_(below.pixels.bias)
+
+    def loss(self, batch: Batch) -> Terms:
+        v, top = batch.x.flatten(1), len(self.stack.levels) - 1
+        if self.phase < top:
+            return self.contrast(self.stack.levels[self.phase], self.stack.ascend(v, self.phase)[-1])[0]
+        layers = self.stack.ascend(v, top)  # appendix B
+        terms, dream = self.contrast_top(layers[-1], batch)
+        if self.phase == top:
+            return terms
+        wake, sleep = self.stack.wake(layers), self.stack.sleep(dream)
+        return {**terms, "wake": wake, "sleep": sleep, "loss": terms["loss"] + wake + sleep}
+
+    def contrast(self, level: Level, v: Tensor) -> tuple[Terms, Tensor]:
+        """The terms of contrastive divergence from units [B, D], and where its chains end."""
+        v_model = level.pixels.gibbs(v, self.num_steps, *level.theta)[0]
+        data, model = level.free_energy(v), level.free_energy(v_model)
+        return {"energy_data": data, "energy_model": model, "loss": data - model}, v_model
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Let recognition follow a level that learns as an RBM."""
+        if self.phase < len(self.stack.levels):
+            self.stack.levels[self.phase].tie()
