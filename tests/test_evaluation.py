@@ -138,7 +138,14 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
     assert value["used_clusters"] <= 4
     assert "own clusters" in results.numbers["test/nmi"].protocol
     assert 0.1 < value["probe_accuracy"] < 1
-    assert results.skipped.keys() == {"active_units", "reconstruction", "aggregate", "outliers", "log_prob"}
+    assert results.skipped.keys() == {
+        "accuracy",
+        "active_units",
+        "reconstruction",
+        "aggregate",
+        "outliers",
+        "log_prob",
+    }
 
 
 def test_an_annealed_partition_says_so_and_adds_its_error(tmp_path):
@@ -391,3 +398,19 @@ def test_a_likelihood_that_the_method_refuses_is_skipped_with_its_reason(tmp_pat
     assert results.skipped["log_prob"].startswith(
         "the smallest eigenvalue of the training covariance must be"
     )
+
+
+class Copies(Everything):
+    """Samples training images."""
+
+    def sample(self, n, *, generator=None):
+        return Digits(binarize="none").split("train").x[:n]
+
+
+def test_copies_of_training_images_are_nearer_to_them_than_test_images(tmp_path):
+    results = score(Copies(), tmp_path, metrics=["training_distance", "mixing"])
+    assert results.numbers["test/training_distance"].value == pytest.approx(0.0, abs=1e-3)
+    floor = results.floors["test_images"]["test/training_distance"]
+    real, test = (Digits(binarize="none").split(name).x.flatten(1) for name in ("train", "test"))
+    assert floor.value == pytest.approx(float(torch.cdist(test, real).min(1).values.mean()), rel=1e-4)
+    assert "200 states (means) of 10 chains" in results.numbers["test/parzen_chains"].protocol

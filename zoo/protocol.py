@@ -46,6 +46,7 @@ from zoo.representation import (
     total_correlation,
 )
 from zoo.scene import Scene, as_tensors, code_version
+from zoo.walks import nearest as nearest_of
 
 LOW_ESS = 10.0
 LOOSE_SHARE = 0.1
@@ -59,6 +60,8 @@ PARTITION_CHAINS, PARTITION_STEPS = 100, 14_500
 CSL_CHAINS, CSL_IMAGES = 100, 1000
 CORRELATED = 2000
 MIXING_CHAINS = 10
+PARZEN_STATES = 1000
+"""Most states of each chain behind the Parzen window of chains."""
 
 
 class Section(NamedTuple):
@@ -298,8 +301,8 @@ def mixing(scene: Scene) -> None:
     method = scene.method
     assert isinstance(method, Emits)
     with scene.stream("mixing"), torch.no_grad():
-        states = [scene.extractor.extract(p.mean.clamp(0, 1)) for p in method.emit(MIXING_CHAINS)]
-    found = torch.stack([features.log_probs.argmax(1).cpu() for features in states], 1)
+        states = [p.mean.clamp(0, 1).cpu() for p in method.emit(MIXING_CHAINS)]
+    found = torch.stack([scene.features(images).log_probs.argmax(1) for images in states], 1)
     require(len(states) > 1, f"chains must have at least two states, got {len(states)}")
     visited = torch.tensor([float(len(chain.unique())) for chain in found])
     how = f"{scene.image_set}; {len(states)} consecutive states of {MIXING_CHAINS} chains; "
@@ -308,6 +311,28 @@ def mixing(scene: Scene) -> None:
     scene.put("class_switches", switches, "share of steps", Side.ESTIMATE, how)
     units = f"classes per chain, of {scene.extractor.num_classes}"
     scene.put("classes_visited", mean_and_error(visited), units, Side.ESTIMATE, how)
+    validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test", scene.n)
+    means = torch.cat(states[:PARZEN_STATES])
+    chains = f"{len(means)} states (means) of {MIXING_CHAINS} chains, {len(test)} test images"
+    how = f"{scene.image_set}, real; {chains}, sigma chosen on {len(validation)} validation images"
+    found = mean_and_error(parzen(means, validation, test).log_prob)
+    scene.put("parzen_chains", found, "nats/image", Side.ESTIMATE, how)
+
+
+def training_distance(scene: Scene) -> None:
+    """How far samples are from their nearest training images, and test images: copies are nearer."""
+    train, test = scene.real("train", None), scene.real("test", scene.n)
+    how = f"{scene.image_set}; {len(train)} training images, Euclid over pixels in [0, 1]; {scene.n} samples"
+
+    def measure(images: Tensor) -> tuple[float, float]:
+        return mean_and_error(nearest_of(images, train)[0].double())
+
+    key = [code_version(), content_hash(train), content_hash(test)]
+    known = remembered("training_distance", key, lambda: {"test": torch.tensor(measure(test))})
+    floor = Estimate(*known["test"].tolist())
+    found = Estimate(*measure(scene.samples))
+    scene.put("training_distance", found, "distance", Side.ESTIMATE, how)
+    scene.put("training_distance", floor, "distance", Side.ESTIMATE, how, floor="test_images")
 
 
 def codes(scene: Scene) -> None:
@@ -449,6 +474,7 @@ SECTIONS: dict[str, Section] = {
     "parzen": Section((Samples,), parzen_window),
     "csl": Section((Emits,), conservative),
     "mixing": Section((Emits,), mixing),
+    "training_distance": Section((Samples,), training_distance),
     "codes": Section((Encodes,), codes),
     "clusters": Section((Clusters, Encodes), clusters),
     "aggregate": Section((Explains,), aggregate),
