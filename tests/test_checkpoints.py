@@ -1,6 +1,7 @@
 """Published checkpoints: how they are made, and that what lies in the repository is what its cards say."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from zoo.checkpoints import (
     checkpoints,
     collect,
     first_draws,
+    over_seeds,
     spread,
 )
 from zoo.errors import UsageError
@@ -200,6 +202,24 @@ def test_a_published_checkpoint_is_what_it_says(slug):
 
 def test_the_index_is_generated():
     assert (ROOT / cards.INDEX).read_text() == cards.index(PUBLISHED)
+    readme = (ROOT / "README.md").read_text()
+    assert readme == cards.with_table(readme, PUBLISHED)
+
+
+def test_every_command_of_the_tour_in_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    tour = (ROOT / "README.md").read_text().split("## Five minutes")[1].split("```bash\n")[1].split("```")[0]
+    commands = [line for line in tour.splitlines() if line]
+    assert len(commands) >= 8
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        assert words[:3] == ["python", "-m", "zoo"]
+        verbs.run(words[3:])
+    assert {"samples.png", "film.gif", "repaired.png", "nearest.png", "traversals.png", "board"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    capsys.readouterr()
 
 
 def test_quick_numbers_come_out_of_the_weights_again(tmp_path, monkeypatch):
@@ -216,6 +236,8 @@ def test_quick_numbers_come_out_of_the_weights_again(tmp_path, monkeypatch):
             assert low <= number.value <= high, f"{key} of {slug}"
 
 
-def test_the_deviation_over_seeds_stands_in_the_place_of_the_error():
+def test_the_deviation_over_seeds_stands_in_the_place_of_a_smaller_error():
     number = Number(1.0, "nats", Side.LOWER, "p", 0.5)
-    assert str(cards.over_seeds(number, [1.0, 2.0, 3.0])) == ">= 2.0 ± 1.0"
+    assert str(over_seeds(number, [1.0, 2.0, 3.0])) == ">= 2.0 ± 1.0"
+    assert str(over_seeds(number, [1.0, 1.1, 1.2])) == ">= 1.10 ± 0.50"
+    assert over_seeds(number, []) is number

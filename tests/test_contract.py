@@ -388,7 +388,12 @@ def test_hub_round_trip_is_bitwise(name, tmp_path):
     loaded = from_pretrained(tmp_path / "model")
     assert type(loaded) is type(method)
     assert not loaded.training
-    assert same(state(method), state(loaded))
+    one, two = (
+        {name: value for name, value in state(m).items() if name not in m.unpublished}
+        for m in (method, loaded)
+    )
+    assert one
+    assert same(one, two)
     assert dict(loaded.hparams_initial) == dict(method.hparams_initial)
     if isinstance(method, Samples):
         draws = [m.sample(4, generator=torch.Generator().manual_seed(0)) for m in (method, loaded)]

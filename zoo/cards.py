@@ -12,14 +12,26 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import zoo
 from zoo import capabilities
 from zoo.capabilities import Side
-from zoo.checkpoints import CARD, Checkpoint, checkpoints, spread
+from zoo.checkpoints import CARD, Checkpoint, checkpoints, over_seeds, spread
 from zoo.files import write_bytes
-from zoo.hub import WEIGHTS, shelf
+from zoo.hub import WEIGHTS, from_pretrained, shelf
 from zoo.method import Method
 from zoo.results import Number, Results
 
 REFERENCES = Path(__file__).parent / "references.yaml"
 INDEX = "MODEL_CARDS.md"
+BEGIN, END = "<!-- checkpoints -->", "<!-- end of checkpoints -->"
+FIRST = (
+    "log_prob",
+    "log_prob_lower",
+    "log_prob_estimate",
+    "log_prob_optimistic",
+    "accuracy",
+    "reconstruction_psnr",
+    "csl",
+    "inception_score",
+)
+"""Of these, README shows the first that a checkpoint has."""
 MEGABYTE = 1e6
 DATA = {
     "Digits": ("optical digits of scikit-learn (UCI), CC BY 4.0", None),
@@ -83,9 +95,32 @@ def write_card(checkpoint: Checkpoint) -> None:
 
 
 def write_index(root: Path | None = None) -> None:
-    """Write `MODEL_CARDS.md` beside the folder of checkpoints."""
+    """Write `MODEL_CARDS.md` beside the folder of checkpoints, and the table in README."""
     root = root or shelf()
-    write_bytes(root.parent / INDEX, index(checkpoints(root)).encode())
+    found, readme = checkpoints(root), root.parent / CARD
+    write_bytes(root.parent / INDEX, index(found).encode())
+    if readme.is_file():
+        write_bytes(readme, with_table(readme.read_text(), found).encode())
+
+
+def readme_table(found: dict[str, Checkpoint]) -> str:
+    """The table of README: what every checkpoint scores, in one line each."""
+    lines = ["| checkpoint | data | likelihood or error | FID | coverage |", "|---|---|---|---|---|"]
+    for slug, one in found.items():
+        numbers = {key: _shown(one, key) for key in one.results.numbers}
+        name = next((name for name in FIRST if f"test/{name}" in numbers), None)
+        first = f"{name} {numbers[f'test/{name}']} {one.results.numbers[f'test/{name}'].unit}" if name else ""
+        data = one.results.data["protocol"].split(" (")[0]
+        cells = (data, first, numbers.get("test/fid", ""), numbers.get("test/coverage", ""))
+        lines.append(f"| [{slug}](checkpoints/{slug}/README.md) | " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def with_table(readme: str, found: dict[str, Checkpoint]) -> str:
+    """README with its generated table brought up to date."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{readme_table(found)}\n{END}{after}"
 
 
 def card(checkpoint: Checkpoint) -> str:
@@ -119,7 +154,7 @@ def card(checkpoint: Checkpoint) -> str:
         departures=departures(kind),
         recipe=_recipe(checkpoint.slug),
         cost=_cost(checkpoint),
-        dropped=_dropped(kind),
+        dropped=_dropped(checkpoint.folder),
         what="images like those of " + data,
         capabilities=", ".join(abilities(kind)),
         licence=licence,
@@ -196,17 +231,11 @@ def _row(
         "shown": str(number),
         "interval": f"[{low:.5g}, {high:.5g}]" if number.interval else "",
         "unit": number.unit,
-        "over_seeds": over_seeds(number, seeds[key]) if key in seeds else "",
+        "over_seeds": "{:.5g} ± {:.2g}".format(*spread(seeds[key])) if key in seeds else "",
         "train": floors.get("train") or "",
         "noise": floors.get("independent_pixels") or "",
         "place": protocols.index(number.protocol) + 1,
     }
-
-
-def over_seeds(number: Number, values: Sequence[float]) -> Number:
-    """The mean over seeds with their deviation in the place of the error."""
-    mean, deviation = spread(values)
-    return Number(mean, number.unit, number.side, number.protocol, deviation)
 
 
 def _beside(reference: Reference, results: Results) -> dict[str, Any]:
@@ -223,14 +252,16 @@ def _beside(reference: Reference, results: Results) -> dict[str, Any]:
 
 
 def _headline(slug: str, checkpoint: Checkpoint, names: Sequence[str]) -> dict[str, Any]:
-    results, seeds = checkpoint.results, checkpoint.seeds
-    cells = []
+    results, cells = checkpoint.results, []
     for name in names:
         key = f"test/{name}"
-        number = results.numbers.get(key)
-        shown = number and (over_seeds(number, seeds[key]) if key in seeds else number)
-        cells.append(str(shown) if shown else "")
+        cells.append(str(_shown(checkpoint, key)) if key in results.numbers else "")
     return {"slug": slug, "data": results.data["protocol"], "cells": cells}
+
+
+def _shown(checkpoint: Checkpoint, key: str) -> Number:
+    """A number, over seeds where there are several."""
+    return over_seeds(checkpoint.results.numbers[key], checkpoint.seeds.get(key, []))
 
 
 def _cost(checkpoint: Checkpoint) -> str:
@@ -245,10 +276,9 @@ def _cost(checkpoint: Checkpoint) -> str:
     return "It took " + ", ".join(parts[1:]) + f"; {parts[0]}."
 
 
-def _dropped(kind: type[Method]) -> str:
-    """What checkpoints of a training keep and published weights leave out."""
-    unpublished = kind.unpublished.fget  # pyright: ignore[reportFunctionMemberAccess]
-    return ", ".join(unpublished(None)) if unpublished else ""
+def _dropped(folder: Path) -> str:
+    """Parts that checkpoints of a training keep and published weights leave out."""
+    return ", ".join(sorted({name.split(".")[0] for name in from_pretrained(folder).unpublished}))
 
 
 def _render(template: str, **values: Any) -> str:

@@ -36,7 +36,7 @@ from zoo.hub import (
 )
 from zoo.method import Method
 from zoo.pictures import CODES, with_nearest
-from zoo.results import Results
+from zoo.results import Number, Results
 from zoo.walks import interpolate, traverse
 
 TRAINING, CARD = "train.yaml", "README.md"
@@ -133,6 +133,14 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation over seeds."""
     mean = math.fsum(values) / len(values)
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def over_seeds(number: Number, values: Sequence[float]) -> Number:
+    """The mean over seeds, ± their deviation where it exceeds the standard error; else the number."""
+    if not values:
+        return number
+    mean, deviation = spread(values)
+    return Number(mean, number.unit, number.side, number.protocol, max(deviation, number.error or 0.0))
 
 
 def first_draws(method: Samples) -> torch.Tensor:

@@ -126,8 +126,9 @@ def _tensors(method: Method) -> dict[str, Tensor]:
     """The published state on the CPU, contiguous; of tied tensors only the first name."""
     seen: set[tuple[int, tuple[int, ...]]] = set()
     tensors = {}
+    unpublished = set(method.unpublished)
     for name, tensor in method.state_dict().items():
-        if name in method.unpublished:
+        if name in unpublished:
             continue
         place = (tensor.data_ptr(), tuple(tensor.shape))
         if tensor.numel() and place in seen:

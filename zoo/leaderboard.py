@@ -9,7 +9,7 @@ bound, which may be loose. Of several seeds the value is the mean, and ± their 
 exceeds the standard error of the run.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 import zoo
-from zoo.checkpoints import Checkpoint, spread
+from zoo.checkpoints import Checkpoint, over_seeds
 from zoo.errors import require
 from zoo.results import Number, Numbers
 
@@ -145,7 +145,7 @@ def boards(
                 continue
             place = (one.data, short, number.protocol, number.unit, number.side.value)
             values = one.seeds.get(key, [])
-            entry = Entry(one.slug, one.method, room, _over_seeds(number, values), max(1, len(values)))
+            entry = Entry(one.slug, one.method, room, over_seeds(number, values), max(1, len(values)))
             entries.setdefault(place, []).append(entry)
             for floor, numbers in one.floors.items():
                 if key in numbers and numbers[key].protocol == number.protocol:
@@ -182,13 +182,6 @@ READING = (
     "= exact, >= a lower bound, <= an upper bound, <~ flattering on average, ~ an estimate. "
     "± one standard error; of several seeds their deviation, if larger. Floors in italics are not ranked."
 )
-
-
-def _over_seeds(number: Number, values: Sequence[float]) -> Number:
-    if not values:
-        return number
-    mean, deviation = spread(values)
-    return Number(mean, number.unit, number.side, number.protocol, max(deviation, number.error or 0.0))
 
 
 def _span(number: Number) -> tuple[float, float]:

@@ -153,6 +153,10 @@ class GAN(Game, Samples, Decodes):
             normalise_spectrally(self.discriminator)
         self.average = Average(self.generator, ema_decay)
 
+    @property
+    def unpublished(self) -> tuple[str, ...]:
+        return tuple(name for name in self.state_dict() if not name.startswith("average."))
+
     def start_from(self, data: Any) -> None:
         """Start the output biases of an untouched `mlp2014` generator at the mean training image."""
         for network in (self.generator, self.average.network):
