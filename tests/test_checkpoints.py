@@ -42,7 +42,7 @@ def collected(digits_run, tmp_path_factory):
 
 def test_a_finished_run_becomes_a_folder_like_a_hub_repository(collected, digits_run):
     names = {path.name for path in collected.folder.iterdir()}
-    pictures = {"samples.png", "reconstructions.png", "interpolations.png"}
+    pictures = {f"{n}.png" for n in ("samples", "nearest", "reconstructions", "interpolations", "traversals")}
     assert names == {CONFIG, WEIGHTS, METRICS, TRAINING, DRAWS, "seeds.json"} | pictures
     assert (collected.folder / WEIGHTS).read_bytes() == (digits_run / "model" / WEIGHTS).read_bytes()
     assert collected.results == Results.read(digits_run / "results.json")

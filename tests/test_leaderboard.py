@@ -92,7 +92,11 @@ def test_seeds_give_the_mean_and_their_deviation(tmp_path):
 
 def test_filters_choose_data_family_and_metric():
     shown = boards(ENTRANTS, data="digits", metric="fid", family="energy")
-    assert {entry.slug for one in shown for entry in one.entries} == {"rbm-digits", "dbn-digits"}
+    assert {entry.slug for one in shown for entry in one.entries} == {
+        "rbm-digits",
+        "dbn-digits",
+        "label-dbn-digits",
+    }
     with pytest.raises(UsageError, match=r"metric must be one of fid, .*, got 'fidd'"):
         boards(ENTRANTS, metric="fidd")
 
@@ -165,7 +169,7 @@ def test_sorting_filtering_and_the_keyboard(page, browser):
     assert tab.locator("article:visible h3").all_inner_texts() == ["gan-digits"]
     tab.get_by_label("Filter").fill("")
     tab.get_by_label("Family").select_option("energy")
-    assert set(tab.locator(rows).all_inner_texts()) == {"rbm-digits", "dbn-digits"}
+    assert set(tab.locator(rows).all_inner_texts()) == {"rbm-digits", "dbn-digits", "label-dbn-digits"}
     tab.close()
 
 

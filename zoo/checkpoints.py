@@ -12,8 +12,10 @@ import math
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
@@ -49,23 +51,24 @@ SIDE = 10
 FILM_CHAINS, FILM_COLUMNS, FILM_FRAMES = 16, 4, 40
 
 
-class Checkpoint(NamedTuple):
-    """A published method."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published method; its files are read once."""
 
     slug: str
     folder: Path
 
-    @property
+    @cached_property
     def config(self) -> dict[str, Any]:
         """The class and its arguments, and the data."""
         return json.loads((self.folder / CONFIG).read_text())
 
-    @property
+    @cached_property
     def results(self) -> Results:
         """Its score."""
         return Results.read(self.folder / METRICS)
 
-    @property
+    @cached_property
     def seeds(self) -> dict[str, list[float]]:
         """The values of a number over seeds 0, 1, ..., by key; empty where there is one run."""
         path = self.folder / SEEDS
