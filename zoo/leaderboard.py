@@ -54,6 +54,9 @@ DIRECTIONS: dict[str, bool] = {
 """What is ranked, in the order of the boards, and which way is better."""
 
 
+FLOORS = {"train": "training images", "independent_pixels": "independent pixels"}
+
+
 class Entry(NamedTuple):
     """A checkpoint on a board."""
 
@@ -149,7 +152,7 @@ def boards(
             entries.setdefault(place, []).append(entry)
             for floor, numbers in one.floors.items():
                 if key in numbers and numbers[key].protocol == number.protocol:
-                    floors.setdefault(place, {})[floor.replace("_", " ")] = numbers[key]
+                    floors.setdefault(place, {})[FLOORS.get(floor, floor)] = numbers[key]
     order = list(DIRECTIONS)
     found = []
     for place in sorted(entries, key=lambda place: (place[0], order.index(place[1]), place[2:])):
