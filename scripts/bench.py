@@ -15,17 +15,22 @@ import torch
 from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
+from torch.nn.functional import embedding
 from torch.utils.data import DataLoader, TensorDataset
 
 import zoo.estimators
 from zoo.annealing import BinaryPair, anneal, linear
+from zoo.autoencoders.dae import DAE
 from zoo.data import Digits, Rows
+from zoo.energy.rbm import RBM
 from zoo.estimators import importance_bound
-from zoo.method import Batch
+from zoo.method import Batch, Descent
 from zoo.metrics import fid, frechet, kid, moments, neighbourhoods
+from zoo.optimizers import LazyAdam
 from zoo.parzen import parzen
 from zoo.variational.iwae import IWAE
 from zoo.variational.vae import VAE
+from zoo.walks import nearest
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
@@ -112,7 +117,7 @@ def bare_loop(data: Digits) -> Callable[[], None]:
     return work
 
 
-def steps(method: VAE | IWAE, batch: Batch, count: int = 50) -> Callable[[], None]:
+def steps(method: Descent, batch: Batch, count: int = 50) -> Callable[[], None]:
     """Loss and gradient of one batch, a few times."""
 
     def work() -> None:
@@ -157,6 +162,28 @@ def annealing(num_steps: int) -> float:
     return seconds(lambda: anneal(pair, 100, linear(num_steps)), 3)
 
 
+def codes_step(optimizer: Callable[..., torch.optim.Optimizer]) -> float:
+    """Seconds of a step of a batch's codes among 50,000, by sparse gradients or by dense ones."""
+    codes = torch.nn.Parameter(torch.randn(50_000, 32))
+    descent, rows = optimizer([codes]), torch.arange(128)
+    sparse = optimizer is LazyAdam
+
+    def step() -> None:
+        descent.zero_grad()
+        embedding(rows, codes, sparse=sparse).square().sum().backward()
+        descent.step()
+
+    return seconds(step)
+
+
+def nearest_of(num_references: int) -> float:
+    """Seconds to find the nearest reference of 1,000 images of MNIST's size."""
+    stream = torch.Generator().manual_seed(0)
+    images = torch.rand(1000, 1, 28, 28, generator=stream)
+    references = torch.rand(num_references, 1, 28, 28, generator=stream)
+    return seconds(lambda: nearest(images, references), 3)
+
+
 def main() -> None:
     """Measure and print."""
     torch.manual_seed(0)
@@ -190,6 +217,15 @@ def main() -> None:
             distance_of(neighbourhoods, 2000),
         ),
         ("Parzen, n=4000", parzen_of(4000), "n=2000", parzen_of(2000)),
+        (
+            "DAE, walkback 5, step",
+            seconds(steps(DAE(walkback_steps=5), batch)),
+            "walkback 1",
+            seconds(steps(DAE(walkback_steps=1), batch)),
+        ),
+        ("RBM, CD-10 step", seconds(steps(RBM(gibbs_steps=10), batch)), "CD-1", seconds(steps(RBM(), batch))),
+        ("codes, lazy Adam", codes_step(LazyAdam), "dense Adam", codes_step(torch.optim.Adam)),
+        ("nearest of 50k, n=1000", nearest_of(50_000), "of 10k", nearest_of(10_000)),
         ("AIS of an RBM, 200 steps", annealing(200), "100 steps", annealing(100)),
     ]
     table = Table(title=f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", title_justify="left")

@@ -27,7 +27,7 @@ FIT = ["fit", "--config", RECIPE, "--trainer.max_epochs=1", "--score.num_samples
 MISTAKES = {
     "unknown verb": (
         ["fti"],
-        "unknown verb 'fti': choose from fit, validate, test, predict, sample, score, list, data, compare",
+        "unknown verb 'fti': choose from fit, validate, test, predict, sample, repair, interpolate, traverse",
     ),
     "no config": (["fit"], "the following arguments are required: fit.data, fit.model"),
     "config missing": (["fit", "--config", "nope.yaml"], "File does not exist"),
@@ -86,10 +86,16 @@ MISTAKES = {
         ["fit", "--config", RECIPE, "--trainer.max_epochs=-1"],
         "cosine needs a positive trainer.max_epochs",
     ),
-    "model missing": (["sample", "nowhere"], "no folder 'nowhere'; a Hub repository would read owner/name"),
+    "model missing": (["sample", "nowhere"], "no folder and no checkpoint 'nowhere': set ZOO_HUB_ORG"),
+    "model misspelt": (
+        ["sample", "vae-digit"],
+        "no folder and no checkpoint 'vae-digit': did you mean vae-digits",
+    ),
+    "no such action": (["leaderboard", "pul"], "leaderboard takes push, pull or nothing, got 'pul'"),
+    "no such recipe": (["reproduce", "vae"], "slug must be a recipe (zoo list), got 'vae'"),
     "no images": (["sample", "nowhere", "--n=0"], "n must be at least 1, got 0"),
     "score of nothing": (["score"], "the following arguments are required: models"),
-    "score of no model": (["score", "nowhere"], "no folder 'nowhere'"),
+    "score of no model": (["score", "nowhere"], "no folder and no checkpoint 'nowhere'"),
     "unknown metric": (["score", "nowhere", "--metrics", "fidd"], "got fidd"),
     "score on K = 0": (["score", "nowhere", "--num_samples=0"], "num_samples must be at least 1, got 0"),
     "compare one": (["compare", "a.json"], "compare needs at least two results files, got 1"),

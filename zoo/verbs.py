@@ -397,18 +397,18 @@ def leaderboard(
 
 
 VERBS = {
-    "leaderboard": leaderboard,
-    "publish": publish,
     "sample": sample,
     "repair": repair,
     "interpolate": interpolate,
     "traverse": traverse,
     "nearest": nearest,
     "score": score,
+    "compare": compare,
+    "leaderboard": leaderboard,
+    "reproduce": reproduce,
+    "publish": publish,
     "list": list_,
     "data": data,
-    "compare": compare,
-    "reproduce": reproduce,
 }
 
 
