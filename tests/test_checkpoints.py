@@ -125,13 +125,14 @@ def test_print_only_prints_the_command_that_trains(capsys, monkeypatch, tmp_path
     ("slug", "budget", "line"),
     [
         ("vae", "cpu", "slug must be a recipe .*, got 'vae'"),
-        ("vae-digits", "paper", "vae-digits has no paper-sized recipe: there is no vae-paper-digits"),
+        ("vae-digits", "paper", "vae-digits has no paper-sized recipe, such as vae-paper-digits"),
     ],
 )
 def test_a_recipe_that_is_not_there_is_one_line(slug, budget, line):
     with pytest.raises(UsageError, match=line):
         recipe_of(slug, budget)
     assert recipe_of("glo-mnist", "paper")[0] == "glo-paper-mnist"
+    assert recipe_of("label-dbn-mnist", "paper")[0] == "label-dbn-paper-mnist"
 
 
 def test_reproduce_goes_on_with_an_interrupted_run_and_keeps_a_finished_one(tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from zoo.training import CONFIG, LAST
 Budget = Literal["cpu", "gpu", "paper"]
 
 RUNS = Path("runs/reproduce")
+ACCELERATORS = {"cpu": "cpu", "gpu": "gpu", "paper": "auto"}
 
 
 class Training(NamedTuple):
@@ -87,8 +88,7 @@ def reproduce(
     require(hours is None or hours > 0, f"hours must be positive, got {hours}")
     began, chosen = time.monotonic(), [recipe_of(slug, budget) for slug in slugs]
     for position, (slug, recipe) in enumerate(chosen):
-        accelerator = "cpu" if budget == "cpu" else "auto" if budget == "paper" else "gpu"
-        trainings = [Training(slug, recipe, seed, accelerator) for seed in range(seeds)]
+        trainings = [Training(slug, recipe, seed, ACCELERATORS[budget]) for seed in range(seeds)]
         if print_only:
             for training in trainings:
                 sys.stdout.write(" ".join(["python", *training.command()]) + "\n")
@@ -115,10 +115,11 @@ def recipe_of(slug: str, budget: Budget) -> tuple[str, Path]:
         raise UsageError(f"slug must be a recipe (zoo list), got {slug!r}")
     if budget != "paper":
         return slug, recipes[slug]
-    head, _, rest = slug.partition("-")
-    variant = f"{head}-paper-{rest}"
-    if variant not in recipes:
-        raise UsageError(f"{slug} has no paper-sized recipe: there is no {variant}")
+    parts = slug.split("-")
+    variants = ["-".join((*parts[:i], "paper", *parts[i:])) for i in range(1, len(parts))]
+    variant = next((name for name in variants if name in recipes), None)
+    if variant is None:
+        raise UsageError(f"{slug} has no paper-sized recipe, such as {variants[0]}")
     return variant, recipes[variant]
 
 
