@@ -68,6 +68,9 @@ def check(checkpoint: Checkpoint, metrics: list[str] | None) -> bool:
         agrees = before.protocol == number.protocol and _within(number, before)
         differs |= not agrees
         table.add_row(key, str(before), str(number), "yes" if agrees else "NO")
+    for key in recorded.numbers.keys() - again.numbers.keys() if metrics is None else ():
+        differs = True
+        table.add_row(key, str(recorded.numbers[key]), "not derived", "NO")
     drawn = torch.equal(first_draws(zoo.from_pretrained(checkpoint.folder)), checkpoint.draws)  # pyright: ignore
     table.add_row("first draws", "stored", "drawn", "yes" if drawn else "NO")
     Console().print(table)
