@@ -2,16 +2,19 @@
 
     python scripts/reproduce.py train 'digits' --seeds 3     every method's recipe on these data
     python scripts/reproduce.py check '*-mnist'              score again, draw again, compare
+    python scripts/reproduce.py draw '*'                     pictures, cards and index again
 
 `check` scores every checkpoint from its weights with the full number of samples, and ends with status 1 if
 one number lies outside the 95 % interval of the recorded one (without an interval: differs), or one stored
-draw does not come out bit by bit.
+draw does not come out bit by bit. With `--renew` the new score takes the place of each recorded one of which
+every number was derived again: so that numbers which the record lacks stand beside the others.
 """
 
 import argparse
 import re
 import sys
 import tempfile
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -20,8 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
-from zoo.checkpoints import Checkpoint, checkpoints, first_draws
+from zoo.cards import write_card, write_index
+from zoo.checkpoints import Checkpoint, checkpoints, draw, first_draws
 from zoo.hub import METRICS
+from zoo.pictures import opened
 from zoo.reproduce import reproduce
 from zoo.results import ABSOLUTE, Number, Results
 from zoo.verbs import score
@@ -32,12 +37,17 @@ SAMPLES, IMAGES = 5000, 10_000
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("verb", choices=["train", "check"])
-    parser.add_argument("pattern", help="data set to train on (digits, mnist, fashion-mnist); slugs to check")
+    parser.add_argument("verb", choices=["train", "check", "draw"])
+    parser.add_argument("pattern", help="data set to train on (digits, mnist, fashion-mnist); else slugs")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--hours", type=float)
     parser.add_argument("--metrics", nargs="+", help="only these metrics")
+    parser.add_argument(
+        "--renew", action="store_true", help="record the score, where all of it was derived again"
+    )
     arguments = parser.parse_args()
+    if arguments.renew and (arguments.verb != "check" or arguments.metrics):
+        parser.error("--renew goes with check, and with all metrics")
     if arguments.verb == "train":
         modules = {path.rsplit(".", 1)[1] for path in zoo.METHODS.values()}
         slugs = [f"{module.replace('_', '-')}-{arguments.pattern}" for module in sorted(modules)]
@@ -45,12 +55,22 @@ def main() -> None:
         reproduce([slug for slug in slugs if slug in known], seeds=arguments.seeds, hours=arguments.hours)
         return
     found = {slug: one for slug, one in checkpoints().items() if fnmatch(slug, arguments.pattern)}
-    failures = sum(check(one, arguments.metrics) for one in found.values())
+    if not found:
+        parser.error(f"pattern must match checkpoints, got {arguments.pattern!r}")
+    if arguments.verb == "draw":
+        for one in found.values():
+            draw(*opened(one.folder), one.folder)
+            write_card(one)
+        write_index()
+        return
+    failures = sum(check(one, arguments.metrics, arguments.renew) for one in found.values())
+    if arguments.renew:
+        write_index()
     Console().print(f"{len(found)} checkpoints, {failures} with differences")
     sys.exit(failures > 0)
 
 
-def check(checkpoint: Checkpoint, metrics: list[str] | None) -> bool:
+def check(checkpoint: Checkpoint, metrics: list[str] | None, renew: bool = False) -> bool:
     """Score and draw again; print the numbers side by side. Returns whether anything differs."""
     recorded = checkpoint.results
     with tempfile.TemporaryDirectory() as scratch:
@@ -68,12 +88,17 @@ def check(checkpoint: Checkpoint, metrics: list[str] | None) -> bool:
         agrees = before.protocol == number.protocol and _within(number, before)
         differs |= not agrees
         table.add_row(key, str(before), str(number), "yes" if agrees else "NO")
+    for key in again.numbers.keys() - recorded.numbers.keys():
+        table.add_row(key, "not recorded", str(again.numbers[key]), "")
     for key in recorded.numbers.keys() - again.numbers.keys() if metrics is None else ():
         differs = True
         table.add_row(key, str(recorded.numbers[key]), "not derived", "NO")
     drawn = torch.equal(first_draws(zoo.from_pretrained(checkpoint.folder)), checkpoint.draws)  # pyright: ignore
     table.add_row("first draws", "stored", "drawn", "yes" if drawn else "NO")
     Console().print(table)
+    if renew and not differs and drawn:
+        replace(again, train_seconds=recorded.train_seconds).write(checkpoint.folder / METRICS)
+        write_card(Checkpoint(checkpoint.slug, checkpoint.folder))
     return differs or not drawn
 
 

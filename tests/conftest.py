@@ -67,10 +67,12 @@ TINY: dict[str, dict] = {
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out what this machine cannot run: MNIST without ZOO_DATA, CUDA or Chromium without one."""
+    """Leave out what this machine cannot run: data, devices and packages it does not have."""
     missing = set() if os.environ.get("ZOO_DATA") else {"data"}
     missing |= set() if torch.cuda.is_available() else {"gpu"}
-    missing |= set() if shutil.which("chromium") and find_spec("playwright") else {"browser"}
+    drivers = find_spec("playwright") and find_spec("gradio")
+    missing |= set() if shutil.which("chromium") and drivers else {"browser"}
+    missing |= set() if find_spec("wandb_workspaces") else {"report"}
     out = [item for item in items if missing & {mark.name for mark in item.iter_markers()}]
     if out:
         config.hook.pytest_deselected(items=out)

@@ -17,6 +17,9 @@ NOW = "2026-01-01T00:00:00"
 class Store:
     runs: dict[str, dict] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    reports: dict[str, dict] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    """Operations that fail the next time."""
     unknown: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -55,7 +58,10 @@ class Handler(BaseHTTPRequestHandler):
     def graphql(self, name: str, given: dict, query: str):
         self.store.log.append(name)
         operation = getattr(self, f"on_{name}", None)
-        if operation is None:
+        if name in self.store.refused:
+            self.store.refused.remove(name)
+            self.answer({"errors": [{"message": f"{name} is not allowed"}]})
+        elif operation is None:
             self.store.unknown.append(f"{name} {json.dumps(given)[:300]} {query[:1500]}")
             self.answer({"data": {}})
         else:
@@ -129,10 +135,34 @@ class Handler(BaseHTTPRequestHandler):
         ]
         if not nodes:
             return {"project": None}
-        edges = [{"node": node, "cursor": str(i)} for i, node in enumerate(nodes)]
-        page = {"endCursor": None, "hasNextPage": False}
         project = {"internalId": "1", "runCount": len(nodes), "readOnly": False}
-        return {"project": project | {"runs": {"edges": edges, "pageInfo": page}}}
+        return {"project": project | {"runs": self.page(nodes)}}
+
+    def on_GetProjects(self, _):
+        about = {"id": "p", "entityName": ENTITY, "createdAt": NOW, "isBenchmark": False, "user": None}
+        names = sorted({run["project"] for run in self.store.runs.values()})
+        return {"models": self.page([about | {"name": name} for name in names])}
+
+    def on_ProjectInternalId(self, _):
+        return {"project": {"id": "p", "internalId": "1"}}
+
+    def on_ProjectViews(self, given: dict):
+        nodes = [
+            report for report in self.store.reports.values() if report["project"]["name"] == given["project"]
+        ]
+        return {"project": {"allViews": self.page(nodes)}}
+
+    def on_upsertView(self, given: dict):
+        key = given["id"] or f"report-{len(self.store.reports)}"
+        about = {name: given[name] for name in ("type", "name", "displayName", "description", "spec")}
+        about |= {"id": key, "updatedAt": NOW, "createdAt": NOW}
+        about["project"] = {"id": "p", "name": given["projectName"], "entityName": given["entityName"]}
+        self.store.reports[key] = about
+        return {"upsertView": {"view": about, "inserted": not given["id"]}}
+
+    def page(self, nodes: list[dict]) -> dict:
+        edges = [{"node": node, "cursor": str(i)} for i, node in enumerate(nodes)]
+        return {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
 
     def node(self, name: str, run: dict) -> dict:
         return {

@@ -180,10 +180,13 @@ def table(board: Board) -> Table:
     return shown
 
 
+SIGNS = (
+    "= exact, >= a lower bound, <= an upper bound, <~ flattering on average, ~ an estimate. "
+    "± one standard error; of several seeds their deviation, if larger."
+)
 READING = (
     "A rank is one more than the number of clearly better checkpoints: 95 % intervals that overlap share it. "
-    "= exact, >= a lower bound, <= an upper bound, <~ flattering on average, ~ an estimate. "
-    "± one standard error; of several seeds their deviation, if larger. Floors in italics are not ranked."
+    f"{SIGNS} Floors in italics are not ranked."
 )
 
 

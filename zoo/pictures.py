@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.errors import UsageError, require
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 CODES = 1000
@@ -127,19 +129,24 @@ def with_nearest(method: Any, data: Any, n: int, seed: int) -> "tuple[Tensor, Te
     return images, references[positions], distances
 
 
-def _loaded(model: str, revision: str | None, out: str, n: int) -> tuple[Any, Any]:
-    """The method, and the data it was trained on."""
-    require(out.endswith(".png"), f"out must end in .png, got {out!r}")
-    require(n >= 1, f"n must be at least 1, got {n}")
+def opened(folder: "Path") -> tuple[Any, Any]:
+    """The method that was saved there, and the data it was trained on."""
     import zoo
     from zoo.data import from_recipe
-    from zoo.hub import data_recipe, model_folder
+    from zoo.hub import data_recipe
 
-    folder = model_folder(model, revision)
     method, data = zoo.from_pretrained(folder), from_recipe(data_recipe(folder))
     data.prepare_data()
     data.setup()
     return method, data
+
+
+def _loaded(model: str, revision: str | None, out: str, n: int) -> tuple[Any, Any]:
+    require(out.endswith(".png"), f"out must end in .png, got {out!r}")
+    require(n >= 1, f"n must be at least 1, got {n}")
+    from zoo.hub import model_folder
+
+    return opened(model_folder(model, revision))
 
 
 def _write(images: "Tensor", out: str, columns: int) -> None:

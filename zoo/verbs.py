@@ -9,6 +9,8 @@ from typing import Literal
 from zoo.errors import OneLine, UsageError, require
 from zoo.pictures import interpolate, nearest, repair, traverse
 
+MOST_PORT = 65535
+
 
 def sample(
     model: str,
@@ -396,6 +398,24 @@ def leaderboard(
     console().print(READING)
 
 
+def demo(models: Sequence[str] = (), host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Serve a page to sample, walk, repair what one draws over, and compare two methods side by side.
+
+    Args:
+        models: Slugs or folders of checkpoints; by default all.
+        host: Address to listen on; 0.0.0.0 opens the page to the network.
+        port: Port to listen on.
+    """
+    require(1 <= port <= MOST_PORT, f"port must be between 1 and {MOST_PORT}, got {port}")
+    try:
+        from zoo.demo import serve
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise UsageError('the demo needs gradio: pip install "generative-zoo[demo]"') from error
+    serve(models, host, port)
+
+
 VERBS = {
     "sample": sample,
     "repair": repair,
@@ -405,6 +425,7 @@ VERBS = {
     "score": score,
     "compare": compare,
     "leaderboard": leaderboard,
+    "demo": demo,
     "reproduce": reproduce,
     "publish": publish,
     "list": list_,

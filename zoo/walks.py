@@ -4,7 +4,7 @@
 `mask` says which pixels `repair` is told.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from zoo.errors import UsageError, require
 
 ROWS_AT_ONCE = 500
 Side = Literal["left", "right", "top", "bottom", "border"]
+SIDES: tuple[Side, ...] = get_args(Side)
 
 
 @torch.no_grad()

@@ -1,15 +1,17 @@
-"""The leaderboard on W&B: a run per checkpoint, a table over all of them, and the way back.
+"""The leaderboard on W&B: a run per checkpoint, a table and a report over all of them, and the way back.
 
 A run's summary has `test/fid`, and beside it `side/fid`, `unit/fid`, `protocol/fid` and `error/fid`
 (`Results.flat`); `zoo fit --wandb` logs the same, so that one's own runs stand in the same comparison.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import wandb
 from wandb.errors import CommError
 from wandb.errors import UsageError as WandbUsageError
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 import zoo
 from zoo.capabilities import Side
@@ -26,7 +28,7 @@ HASH_DIGITS = 12
 
 
 def push(found: Sequence[Checkpoint], project: str, entity: str | None) -> None:
-    """Make a run per checkpoint, named by slug and weights so that it can be updated, and one with a table.
+    """Make a run per checkpoint, named by slug and weights so that it can be updated, a table and a report.
 
     Args:
         found: Checkpoints.
@@ -37,7 +39,7 @@ def push(found: Sequence[Checkpoint], project: str, entity: str | None) -> None:
         UsageError: If W&B cannot be reached or refuses.
     """
     try:
-        rows = []
+        rows, runs = [], {}
         for one in found:
             results, config = one.results, one.config
             about = {
@@ -50,11 +52,13 @@ def push(found: Sequence[Checkpoint], project: str, entity: str | None) -> None:
             with _run(project, entity, name, one.slug, "checkpoint", about) as run:
                 run.log(_pictures(one))
                 run.summary.update(results.flat())
+            runs[one.slug] = run
             for key, number in results.numbers.items():
                 cells = (key, number.side.value, number.value, number.error, number.unit, number.protocol)
                 rows.append([one.slug, config["class"], *cells])
         with _run(project, entity, BOARD, BOARD, BOARD, {}) as run:
             run.log({BOARD: wandb.Table(list(COLUMNS), rows)})
+        sys.stdout.write(f"{_report(found, runs, run)}\n")
     except (CommError, WandbUsageError) as error:
         raise UsageError(f"W&B refuses: {str(error).splitlines()[0]}") from error
 
@@ -68,7 +72,7 @@ def pull(project: str, entity: str | None) -> list[Entrant]:
     try:
         api = wandb.Api()
         runs = list(api.runs(f"{entity or api.default_entity}/{project}", lazy=False))
-    except (CommError, WandbUsageError, ValueError) as error:
+    except (CommError, WandbUsageError, WandbApiFailedError, ValueError) as error:
         raise UsageError(f"W&B gave no project {project!r}: {str(error).splitlines()[0]}") from error
     found = []
     for run in runs:
@@ -77,6 +81,18 @@ def pull(project: str, entity: str | None) -> list[Entrant]:
         if method in zoo.METHODS and isinstance(data, str):
             found.append(Entrant(run.name, method, data.split()[0], _numbers(summary), {}, {}))
     return found
+
+
+def _report(found: Sequence[Checkpoint], runs: Mapping[str, Any], board: Any) -> str:
+    """Save the report where that is possible; returns the line that says what became of it."""
+    if board.offline or board.disabled:
+        return "no report: W&B is offline"
+    try:
+        from zoo.wandb_report import save
+    except ModuleNotFoundError as error:
+        return f'no report: it needs the extra report (pip install "generative-zoo[report]"): {error}'
+    urls = {slug: run.url for slug, run in runs.items()}
+    return f"report: {save(found, urls, board.project, board.entity)}"
 
 
 def _run(project: str, entity: str | None, name: str, title: str, kind: str, config: dict[str, Any]) -> Any:
