@@ -47,6 +47,7 @@ TRAINING_OF_RUN = "config.yaml"
 MAX_BYTES = 6_000_000
 """Most bytes of published weights."""
 NUM_DRAWS, DRAW_SEED = 8, 0
+SAME_PIXEL, SAME_SHARE = 1e-3, 0.98
 SIDE = 10
 FILM_CHAINS, FILM_COLUMNS, FILM_FRAMES = 16, 4, 40
 
@@ -149,6 +150,17 @@ def over_seeds(number: Number, values: Sequence[float]) -> Number:
 def first_draws(method: Samples) -> torch.Tensor:
     """The images [8, C, H, W] that a checkpoint stores, drawn again."""
     return method.sample(NUM_DRAWS, generator=torch.Generator().manual_seed(DRAW_SEED))
+
+
+def drawn_again(checkpoint: Checkpoint) -> tuple[bool, float]:
+    """Whether the stored images come out of the weights again, and the largest difference of a pixel.
+
+    Another machine rounds otherwise, and a chain of bits may then part from the stored one: one pixel in
+    fifty may differ by more than 1e-3.
+    """
+    again = first_draws(from_pretrained(checkpoint.folder))  # pyright: ignore[reportArgumentType]
+    difference = (again - checkpoint.draws).abs()
+    return bool((difference < SAME_PIXEL).float().mean() > SAME_SHARE), float(difference.max())
 
 
 @torch.no_grad()
