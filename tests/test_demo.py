@@ -51,6 +51,15 @@ def test_samples_are_those_of_the_command_line(demo, tmp_path, monkeypatch):
 
 
 @pytest.mark.browser
+def test_a_chain_is_filmed_and_codes_are_walked(demo):
+    with Image.open(demo.walked("rbm-digits", demo.CHAIN, 0, 1, 0)) as film:
+        assert film.n_frames == demo.FRAMES
+    strip = demo.walked("vae-digits", demo.BETWEEN, 0, 1, 0)
+    assert strip.width == 10 * 59 + 3
+    assert demo.walked("pca-digits", demo.ALONG, 0, 1, 0).height == 8 * 59 + 3
+
+
+@pytest.mark.browser
 def test_only_what_is_drawn_over_is_filled_in(demo):
     drawn = Image.new("RGBA", (336, 336), (0, 0, 0, 0))
     drawn.paste((217, 83, 79, 255), (0, 0, 126, 336))  # three columns of eight

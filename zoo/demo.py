@@ -4,6 +4,7 @@ Its pictures are those of the functions that the command line calls; the page on
 loaded before it is asked for, and nothing leaves this machine.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -48,6 +49,12 @@ def _checkpoint(model: str) -> Checkpoint:
     return Checkpoint(model, model_folder(model))
 
 
+@cache
+def _scratch() -> tempfile.TemporaryDirectory:
+    """Where films lie until the demo ends."""
+    return tempfile.TemporaryDirectory(prefix="zoo-demo-")
+
+
 def able(models: Sequence[str], *abilities: type) -> list[str]:
     """Of these models, those that can do all of this."""
     kinds = {model: zoo.method_class(_checkpoint(model).config["class"]) for model in models}
@@ -57,29 +64,27 @@ def able(models: Sequence[str], *abilities: type) -> list[str]:
 def sampled(model: str, n: int, seed: int | None) -> Image.Image:
     """Samples as one picture."""
     n = _whole(n, "images", 1, MOST_IMAGES)
-    method = zoo.from_pretrained(model_folder(model))
-    if not isinstance(method, Samples):
-        raise UsageError(f"{type(method).__name__} does not sample")
+    method: Any = zoo.from_pretrained(model_folder(model))
     return grid(method.sample(n, generator=_stream(seed)), max(1, round(n**0.5)))
 
 
-def walked(model: str, way: str, first: int | None, second: int | None, seed: int | None) -> str:
-    """A walk as a picture or a film; returns its path."""
+def walked(
+    model: str, way: str, first: int | None, second: int | None, seed: int | None
+) -> Image.Image | Path:
+    """A walk as a picture, or as the file of a film."""
     method, data = _opened(model)
-    out = Path(tempfile.mkdtemp(prefix="zoo-demo-")) / ("film.gif" if way == CHAIN else "walk.png")
     if way == CHAIN:
-        if not isinstance(method, Walks):
-            raise UsageError(f"{model} has no chain to film")
-        save_film(method.walk(CHAINS, generator=_stream(seed)), out, round(CHAINS**0.5), FRAMES)
-        return str(out)
+        handle, name = tempfile.mkstemp(".gif", dir=_scratch().name)
+        os.close(handle)
+        save_film(method.walk(CHAINS, generator=_stream(seed)), name, round(CHAINS**0.5), FRAMES)
+        return Path(name)
     x = data.split("test").x
     if way == BETWEEN:
         one, two = (x[_whole(place, "test image", 0, len(x) - 1)][None] for place in (first, second))
         images = interpolate(method, one, two, STEPS)
     else:
         images = traverse(method, x[:CODES], _directions(method, x), STEPS)
-    grid(images.flatten(0, 1), STEPS).save(out)
-    return str(out)
+    return grid(images.flatten(0, 1), STEPS)
 
 
 def canvas(model: str, place: int | None) -> Image.Image:
@@ -104,8 +109,6 @@ def repaired(
         seed: Seed of the repair.
     """
     method, data = _opened(model)
-    if not isinstance(method, Repairs):
-        raise UsageError(f"{model} does not repair")
     images = data.split("test").x
     x = images[_whole(place, "test image", 0, len(images) - 1)][None]
     known = torch.ones_like(x) if also == NOTHING else mask(data.image_shape, also).expand_as(x)  # pyright: ignore
