@@ -6,15 +6,14 @@
 
 `check` scores every checkpoint from its weights with the full number of samples, and ends with status 1 if
 one number lies outside the 95 % interval of the recorded one (without an interval: differs), or the stored
-draws do not come out but for rounding. With `--renew` the new score takes the place of each recorded one of
-which every number was derived again: so that numbers which the record lacks stand beside the others.
+draws do not come out but for rounding. With `--add`, and where nothing differs, numbers that a record lacks
+are added to it.
 """
 
 import argparse
 import re
 import sys
 import tempfile
-from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -41,12 +40,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--hours", type=float)
     parser.add_argument("--metrics", nargs="+", help="only these metrics")
-    parser.add_argument(
-        "--renew", action="store_true", help="record the score, where all of it was derived again"
-    )
+    parser.add_argument("--add", action="store_true", help="record the numbers that were not recorded")
     arguments = parser.parse_args()
-    if arguments.renew and (arguments.verb != "check" or arguments.metrics):
-        parser.error("--renew goes with check, and with all metrics")
     if arguments.verb == "train":
         modules = {path.rsplit(".", 1)[1] for path in zoo.METHODS.values()}
         slugs = [f"{module.replace('_', '-')}-{arguments.pattern}" for module in sorted(modules)]
@@ -62,14 +57,14 @@ def main() -> None:
             write_card(one)
         write_index()
         return
-    failures = sum(check(one, arguments.metrics, arguments.renew) for one in found.values())
-    if arguments.renew:
+    failures = sum(check(one, arguments.metrics, arguments.add) for one in found.values())
+    if arguments.add:
         write_index()
     Console().print(f"{len(found)} checkpoints, {failures} with differences")
     sys.exit(failures > 0)
 
 
-def check(checkpoint: Checkpoint, metrics: list[str] | None, renew: bool = False) -> bool:
+def check(checkpoint: Checkpoint, metrics: list[str] | None, add: bool) -> bool:
     """Score and draw again; print the numbers side by side. Returns whether anything differs."""
     recorded = checkpoint.results
     with tempfile.TemporaryDirectory() as scratch:
@@ -100,8 +95,8 @@ def check(checkpoint: Checkpoint, metrics: list[str] | None, renew: bool = False
         "yes" if drawn else "NO",
     )
     Console().print(table)
-    if renew and not differs and drawn:
-        replace(again, train_seconds=recorded.train_seconds).write(checkpoint.folder / METRICS)
+    if add and not differs and drawn:
+        recorded.with_more(again).write(checkpoint.folder / METRICS)
         write_card(Checkpoint(checkpoint.slug, checkpoint.folder))
     return differs or not drawn
 

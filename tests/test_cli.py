@@ -447,7 +447,10 @@ def test_list_names_methods_and_recipes(zoo_cli, tmp_path):
     out = zoo_cli("list", cwd=tmp_path, check=True).stdout
     assert "Kingma, Welling. Auto-Encoding Variational Bayes. ICLR 2014. arXiv:1312.6114." in out
     assert "iwae50-2l-mnist" in out
-    assert "vae-digits" not in zoo_cli("list", "--pattern=*mnist*", cwd=tmp_path, check=True).stdout
+    out = zoo_cli("list", "--pattern=*mnist*", "--pretrained", cwd=tmp_path, check=True).stdout
+    assert "vae-digits" not in out
+    assert "iwae50-2l-mnist" not in out
+    assert "vae-mnist" in out
     assert zoo.list_models("vae-*") == ["vae-digits", "vae-fashion-mnist", "vae-mnist"]
 
 

@@ -538,3 +538,25 @@ def test_tables_do_not_change_the_results():
     side_by_side([first, first], ["a", "b"])
     first.table()
     assert first == before
+
+
+def test_a_later_score_adds_what_the_record_lacks_and_changes_nothing():
+    recorded = results()
+    later = results(
+        numbers={"test/fid": number(13.0, FID, 0.5), "test/csl": number(-30.0, DYNAMIC, 0.1)},
+        skipped={"ais": "needs Emits"},
+        seconds={"csl": 2.0, "fid": 9.0},
+        floors={"train": {"test/fid": number(1.6), "test/csl": number(-20.0)}, "raw": {"a": number(1.0)}},
+        warnings=["the bound is loose", "another"],
+        train_seconds=None,
+    )
+    both = recorded.with_more(later)
+    assert both.numbers == recorded.numbers | {"test/csl": later.numbers["test/csl"]}
+    assert both.skipped.keys() == {"conditional", "clusters", "ais"}
+    assert both.seconds == {"fid": 0.25, "per_image": 3.0, "csl": 2.0}
+    assert both.floors["train"] == recorded.floors["train"] | {"test/csl": number(-20.0)}
+    assert both.floors["raw"] == {"a": number(1.0)}
+    assert both.warnings == ["the bound is loose", "another"]
+    assert both.train_seconds == 12.5
+    with pytest.raises(UsageError, match="same weights"):
+        recorded.with_more(results(weights_sha256="ef" * 32))

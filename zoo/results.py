@@ -10,7 +10,7 @@ Every value is finite.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, cast, get_args, get_origin
@@ -141,6 +141,24 @@ class Results:
             reasons.setdefault(reason, []).append(name)
         skipped = [f"skipped {', '.join(names)}: {reason}" for reason, names in reasons.items()]
         return [*skipped, *(f"warning: {warning}" for warning in self.warnings)]
+
+    def with_more(self, other: "Results") -> "Results":
+        """This score, and what another one of the same weights has beyond it."""
+        require(self.weights_sha256 == other.weights_sha256, "only scores of the same weights can be joined")
+        measured = other.seconds.keys() - other.skipped.keys()
+        floors = {
+            name: other.floors.get(name, {}) | self.floors.get(name, {})
+            for name in dict.fromkeys((*self.floors, *other.floors))
+        }
+        return replace(
+            self,
+            numbers=self.numbers | {k: n for k, n in other.numbers.items() if k not in self.numbers},
+            skipped={name: reason for name, reason in self.skipped.items() if name not in measured},
+            seconds=other.seconds | self.seconds,
+            floors=floors,
+            warnings=list(dict.fromkeys((*self.warnings, *other.warnings))),
+            details=other.details | self.details,
+        )
 
     def agreement(self, other: "Results") -> tuple[list[str], list[str]]:
         """Of the numbers that both have under one protocol: names that agree, lines on the others."""

@@ -72,11 +72,12 @@ def sample(
     sys.stdout.write(f"{n} images: {out}\n")
 
 
-def list_(pattern: str = "*") -> None:
+def list_(pattern: str = "*", pretrained: bool = False) -> None:
     """List the methods and the recipes.
 
     Args:
         pattern: Shell pattern that recipe names must match, such as `*mnist*`.
+        pretrained: Only recipes with a trained checkpoint.
     """
     import ast
     from importlib.util import find_spec
@@ -94,7 +95,7 @@ def list_(pattern: str = "*") -> None:
         citation = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0]
         console.print(f"  {name:8} {' '.join(citation.split())}", markup=False)
     console.print("recipes")
-    for slug in zoo.list_models(pattern):
+    for slug in zoo.list_models(pattern, pretrained):
         path = zoo.recipe_files()[slug]
         first = path.read_text().splitlines()[0].removeprefix("# ")
         console.print(f"  {slug:18} {first}", markup=False)
