@@ -111,6 +111,16 @@ def test_mistakes_are_one_line(demo, call, line, monkeypatch):
         call(demo)
 
 
+@pytest.mark.browser
+def test_a_port_that_is_taken_is_one_line(demo):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        port = one.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port must be free on 127.0.0.1, got {port}"):
+            demo.serve(["pca-digits"], "127.0.0.1", port)
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """Where a demo is served, by a process of its own."""
