@@ -112,13 +112,14 @@ def test_mistakes_are_one_line(demo, call, line, monkeypatch):
 
 
 @pytest.mark.browser
-def test_a_port_that_is_taken_is_one_line(demo):
+def test_a_port_that_is_taken_is_one_line(zoo_cli, tmp_path):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         one.listen()
         port = one.getsockname()[1]
-        with pytest.raises(UsageError, match=f"port must be free on 127.0.0.1, got {port}"):
-            demo.serve(["pca-digits"], "127.0.0.1", port)
+        result = zoo_cli("demo", "pca-digits", f"--port={port}", cwd=tmp_path)
+    assert result.returncode == 2
+    assert f"zoo: error: port must be free on 127.0.0.1, got {port}" in result.stderr.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
