@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import zoo.estimators
 from zoo.annealing import BinaryPair, anneal, linear
 from zoo.autoencoders.dae import DAE
-from zoo.data import Digits, Rows
+from zoo.data.modules import Rows
+from zoo.data.sets import Digits
 from zoo.energy.rbm import RBM
 from zoo.estimators import importance_bound
 from zoo.method import Batch, Descent

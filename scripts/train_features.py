@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from zoo.data import MNIST, Digits, FashionMNIST
+from zoo.data.sets import MNIST, Digits, FashionMNIST
+from zoo.data.sources import prepared
 from zoo.features import CLASSIFIERS, Classifier, weights_file
 from zoo.files import write_bytes
-from zoo.preparation import prepared
 
 DATA = {"digits": Digits, "mnist": MNIST, "fashion_mnist": FashionMNIST}
 EPOCHS = {"digits": 60, "mnist": 8, "fashion_mnist": 16}

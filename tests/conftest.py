@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.method import Method
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from test_contract import Repeated, images, state, trainer
 from torch import nn
 
 from zoo.adversarial.gan import GAN
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
 from zoo.estimators import gradient_norms
 from zoo.method import Batch

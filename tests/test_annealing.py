@@ -30,7 +30,7 @@ from zoo.annealing import (
     upper_bound,
 )
 from zoo.capabilities import Explanation, Partition, Weights
-from zoo.data import MNIST
+from zoo.data.sets import MNIST
 from zoo.errors import UsageError
 from zoo.estimators import importance_bound, log_mean_exp
 

@@ -17,7 +17,8 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from zoo.autoencoders.dae import DAE
 from zoo.autoencoders.pca import FLOOR, PCA
 from zoo.corruption import GaussianNoise, Mask, SaltAndPepper, process
-from zoo.data import MNIST, Digits, ImageData, Rows
+from zoo.data.modules import ImageData, Rows
+from zoo.data.sets import MNIST, Digits
 from zoo.distributions import bernoulli
 from zoo.errors import UsageError
 from zoo.estimators import bits_per_dim, csl

@@ -13,10 +13,10 @@ from zoo.chains.betas import Betas, bumps
 from zoo.chains.diffusion import Diffusion
 from zoo.chains.kernels import BinomialChain, GaussianChain
 from zoo.chains.products import Kernel
-from zoo.data import Digits, Heartbeat, SwissRoll
+from zoo.data.sets import Digits
+from zoo.data.toys import ROLL_RADIUS, Heartbeat, SwissRoll
 from zoo.errors import UsageError
 from zoo.method import Batch
-from zoo.preparation import ROLL_RADIUS
 
 BITS = math.log(2)
 PHASES = torch.stack([(torch.arange(20) % 5 == phase).float() for phase in range(5)]).view(5, 1, 1, 20)

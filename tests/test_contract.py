@@ -28,7 +28,7 @@ from zoo.capabilities import (
     Walks,
     Weighs,
 )
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
 from zoo.evaluation import Evaluator
 from zoo.hub import from_pretrained, save_pretrained

@@ -11,9 +11,10 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torch.utils.data import DistributedSampler
 
-from zoo.data import EVAL_BATCH, MNIST, Digits, HubImages, ImageFolder, Rows
+from zoo.data.modules import EVAL_BATCH, Rows
+from zoo.data.sets import MNIST, Digits, HubImages, ImageFolder
+from zoo.data.sources import cache_file, prepared
 from zoo.errors import UsageError
-from zoo.preparation import cache_file, prepared
 
 SPLITS = ("train", "val", "test")
 

@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid
 
 from zoo import annealing, gaussian_pair
 from zoo.annealing import anneal, base_rates, linear
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.errors import UsageError
 from zoo.estimators import csl
 from zoo.gaussian_pair import GaussianPair

@@ -14,7 +14,7 @@ from torch.distributions import Bernoulli, Independent
 
 from zoo.annealing import BinaryPair, log_partition
 from zoo.capabilities import Clusters, Conditions, Emits, Encodes, Normalises, Samples, Side
-from zoo.data import Digits, ImageFolder, from_recipe
+from zoo.data.sets import Digits, ImageFolder, from_recipe
 from zoo.errors import UsageError
 from zoo.evaluation import Evaluator
 from zoo.features import extractor

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from zoo import features
-from zoo.data import MNIST, Digits, FashionMNIST
+from zoo.data.sets import MNIST, Digits, FashionMNIST
 from zoo.errors import UsageError
 from zoo.features import (
     CLASSIFIERS,

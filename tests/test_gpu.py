@@ -6,7 +6,7 @@ from conftest import suited_digits, tiny
 from test_contract import ALL, state, trainer
 
 from zoo.capabilities import Scores
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.evaluation import Evaluator
 
 pytestmark = pytest.mark.gpu

@@ -12,7 +12,7 @@ from test_contract import Handful, batch, begun, images, trainer
 from torch import nn
 
 import zoo
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.distributions import GaussianMixture
 from zoo.errors import UsageError
 from zoo.estimators import psnr

@@ -6,7 +6,7 @@ from conftest import suited_digits, tiny
 from test_contract import having, trainer
 
 from zoo.capabilities import Emits, Energies, Normalises, Samples, Scores
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.features import shipped
 from zoo.metrics import fid
 

@@ -61,7 +61,7 @@ def digits_extractor():
 
 def pictures(n, seed=0):
     """Real digits [n, 1, 8, 8], and the same under noise."""
-    from zoo.data import Digits
+    from zoo.data.sets import Digits
 
     real = Digits(binarize="none").split("train").x[:n]
     noise = 0.3 * torch.randn(real.shape, generator=torch.Generator().manual_seed(seed))

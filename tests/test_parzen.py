@@ -8,7 +8,7 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from zoo import parzen as module
-from zoo.data import MNIST, Digits
+from zoo.data.sets import MNIST, Digits
 from zoo.errors import UsageError
 from zoo.metrics import mean_and_error
 from zoo.parzen import kernel_log_prob, parzen

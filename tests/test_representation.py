@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.distributions import Distribution, Independent, Normal
 
 from zoo import estimators, representation
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.distributions import Chain, diagonal_gaussian, standard_gaussian
 from zoo.errors import UsageError
 from zoo.representation import (

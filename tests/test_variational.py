@@ -11,7 +11,7 @@ from test_contract import trainer
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.distributions import BernoulliPixels, Chain, GaussianHead, diagonal_gaussian
 from zoo.errors import UsageError
 from zoo.estimators import active_units, free_bits

@@ -6,7 +6,7 @@ import torch.distributed
 from test_contract import trainer
 from test_latent import exact_glo
 
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.latent.glo import into_ball
 
 

@@ -6,7 +6,7 @@ import torch.distributed
 from conftest import suited_digits, tiny
 from test_contract import ALL, EPOCHS_OF_PHASES, MatchingMeans, MeanByDescent, MeanInOnePass, lasting, trainer
 
-from zoo.data import Digits
+from zoo.data.sets import Digits
 
 
 def main() -> None:

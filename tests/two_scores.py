@@ -7,7 +7,7 @@ import torch.distributed
 from conftest import tiny
 from test_contract import trainer
 
-from zoo.data import Digits
+from zoo.data.sets import Digits
 from zoo.evaluation import Evaluator
 
 

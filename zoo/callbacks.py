@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from zoo.capabilities import Classifies, Clusters, Decodes, Encodes, Reconstructs, Samples
-from zoo.data import Split
+from zoo.data.modules import Split
 from zoo.errors import require
 from zoo.evaluation import data_of, results_folder
 from zoo.files import atomic, write_bytes

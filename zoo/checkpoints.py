@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save
 
 from zoo.callbacks import save_film, save_grid
 from zoo.capabilities import Decodes, Encodes, Reconstructs, Samples, Walks
-from zoo.data import ImageData, from_recipe
+from zoo.data.modules import ImageData
+from zoo.data.sets import from_recipe
 from zoo.errors import require
 from zoo.files import sha256, write_bytes, write_json
 from zoo.hub import (

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from zoo.capabilities import Baselines, Clusters, Encodes, Infers, Normalises, Reconstructs, Scores, Weighs
-from zoo.data import ImageData
+from zoo.data.modules import ImageData
 from zoo.errors import UsageError, require
 from zoo.estimators import importance_bound, psnr
 from zoo.files import write_bytes

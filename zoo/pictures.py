@@ -132,7 +132,7 @@ def with_nearest(method: Any, data: Any, n: int, seed: int) -> "tuple[Tensor, Te
 def opened(folder: "Path") -> tuple[Any, Any]:
     """The method that was saved there, and the data it was trained on."""
     import zoo
-    from zoo.data import from_recipe
+    from zoo.data.sets import from_recipe
     from zoo.hub import data_recipe
 
     method, data = zoo.from_pretrained(folder), from_recipe(data_recipe(folder))

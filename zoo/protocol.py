@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from zoo.annealing import SHORTER, judged, latent_ais
+from zoo.cache import content_hash, remembered
 from zoo.capabilities import (
     Classifies,
     Clusters,
@@ -29,13 +30,13 @@ from zoo.capabilities import (
     Side,
     Weighs,
 )
-from zoo.data import ImageData, from_recipe
+from zoo.data.modules import ImageData
+from zoo.data.sets import from_recipe
 from zoo.errors import UsageError, require
 from zoo.estimators import active_units, bits_per_dim, csl
 from zoo.features import Features
 from zoo.metrics import Estimate, fid, inception_score, kid, mean_and_error, neighbourhoods, share, wilson
 from zoo.parzen import parzen
-from zoo.preparation import content_hash, remembered
 from zoo.representation import (
     aggregate_posterior,
     clustering,

@@ -27,7 +27,7 @@ import zoo
 from zoo import data as _data  # noqa: F401  (its classes must be known for their short names to work)
 from zoo.callbacks import Grids, Predictions
 from zoo.capabilities import Samples
-from zoo.data import ImageData
+from zoo.data.modules import ImageData
 from zoo.errors import OneLine, UsageError, require
 from zoo.evaluation import Evaluator
 from zoo.files import atomic, write_bytes

@@ -117,7 +117,7 @@ def data(
 
     from zoo import data as modules
     from zoo.callbacks import save_grid
-    from zoo.preparation import cache_file
+    from zoo.data.sources import cache_file
 
     began = time.perf_counter()
     module = getattr(modules, name)()
@@ -165,7 +165,7 @@ def score(
     from lightning.pytorch import Trainer
 
     import zoo
-    from zoo.data import from_recipe
+    from zoo.data.sets import from_recipe
     from zoo.evaluation import Evaluator, console
     from zoo.hub import data_recipe, model_folder
     from zoo.results import side_by_side

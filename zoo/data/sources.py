@@ -11,7 +11,7 @@ import io
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
+from zoo.cache import LAYOUT, Arrays, _digest, _read_cache, cache_root
 from zoo.errors import UsageError, require
 from zoo.files import write_bytes
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-TOY_SIZES = {"train": 10_000, "test": 2_000}
-HEARTBEAT_LENGTH, HEARTBEAT_PERIOD = 20, 5
-ROLL_NOISE, ROLL_RADIUS = 0.5, 16.0
-"""In scikit-learn's units, in which the roll reaches to about 14."""
-LAYOUT = 1
-"""Version of the cache's layout; enters its name."""
-
-Arrays = dict[str, Tensor]
-"""`train_x`, `train_y` and, where the source has a test split, `test_x`, `test_y`: uint8 [N, C, H, W], int64
-[N]."""
 
 
 @dataclass(frozen=True)
@@ -88,57 +77,6 @@ class DigitsSource(Source):
         y = torch.from_numpy(labels).long()
         cut = len(y) - len(y) // 5
         return {"train_x": x[:cut], "train_y": y[:cut], "test_x": x[cut:], "test_y": y[cut:]}
-
-
-@dataclass(frozen=True)
-class HeartbeatSource(Source):
-    """Twenty bits of which every fifth is 1, from each of the five phases alike; the phase is the label."""
-
-    @property
-    def name(self) -> str:
-        return "heartbeat"
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return (1, 1, HEARTBEAT_LENGTH)
-
-    def fingerprint(self) -> str:
-        return f"{TOY_SIZES}"
-
-    def read(self) -> Arrays:
-        at, arrays = torch.arange(HEARTBEAT_LENGTH), {}
-        for split, n in TOY_SIZES.items():
-            y = torch.arange(n) % HEARTBEAT_PERIOD
-            arrays |= {f"{split}_y": y, f"{split}_x": 255 * (at % HEARTBEAT_PERIOD == y[:, None]).byte()}
-            arrays[f"{split}_x"] = arrays[f"{split}_x"].view(-1, *self.image_shape)
-        return arrays
-
-
-@dataclass(frozen=True)
-class SwissRollSource(Source):
-    """scikit-learn's swiss roll from the side: points of the plane as images of two pixels of 256 levels."""
-
-    @property
-    def name(self) -> str:
-        return "swiss_roll"
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return (1, 1, 2)
-
-    def fingerprint(self) -> str:
-        return f"scikit-learn {TOY_SIZES} {ROLL_NOISE} {ROLL_RADIUS}"
-
-    def read(self) -> Arrays:
-        from sklearn.datasets import make_swiss_roll
-
-        arrays = {}
-        for seed, (split, n) in enumerate(TOY_SIZES.items()):
-            points, _ = make_swiss_roll(n, noise=ROLL_NOISE, random_state=seed)
-            plane = torch.from_numpy(points[:, [0, 2]]) / (2 * ROLL_RADIUS) + 0.5
-            x = (plane * 256).clamp(0, 255).byte().view(-1, *self.image_shape)
-            arrays |= {f"{split}_x": x.contiguous(), f"{split}_y": torch.full((n,), -1)}
-        return arrays
 
 
 @dataclass(frozen=True)
@@ -287,11 +225,6 @@ def _listing(folder: Path) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def cache_root() -> Path:
-    """ZOO_CACHE, or `~/.cache/zoo`."""
-    return Path(os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo")
-
-
 def cache_file(source: Source) -> Path:
     """Where the converted source is kept: the name is a hash of the source's content and treatment."""
     recipe = [LAYOUT, type(source).__name__, asdict(source), source.fingerprint()]
@@ -307,50 +240,6 @@ def prepared(source: Source) -> Arrays:
         arrays = source.read()
         write_bytes(path, save(arrays, metadata={"sha256": _digest(arrays)}))
     return arrays
-
-
-def remembered(name: str, key: Sequence[Any], work: Callable[[], Arrays]) -> Arrays:
-    """The tensors that `work` makes, kept in the cache.
-
-    Args:
-        name: What they are, in a word.
-        key: JSON values of which the tensors are a function.
-        work: Makes them if they are not there.
-    """
-    digest = hashlib.sha256(json.dumps([LAYOUT, name, *key]).encode()).hexdigest()
-    path = cache_root() / "computed" / f"{name}-{digest[:16]}.safetensors"
-    arrays = _read_cache(path)
-    if arrays is None:
-        arrays = {key: tensor.contiguous() for key, tensor in work().items()}
-        write_bytes(path, save(arrays, metadata={"sha256": _digest(arrays)}))
-    return arrays
-
-
-def content_hash(array: Tensor) -> str:
-    """SHA-256 of a tensor's type, shape and bytes."""
-    head = f"{array.dtype} {tuple(array.shape)}".encode()
-    return hashlib.sha256(head + array.cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def _read_cache(path: Path) -> Arrays | None:
-    """The arrays of a cache file; None if there is none or its content is not what was written."""
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
-            written = (file.metadata() or {}).get("sha256")
-    except SafetensorError:
-        return None
-    return arrays if _digest(arrays) == written else None
-
-
-def _digest(arrays: Arrays) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(arrays):
-        digest.update(f"{key} {tuple(arrays[key].shape)}".encode())
-        digest.update(arrays[key].contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def cached_files() -> Iterator[Path]:

@@ -1,0 +1,22 @@
+"""Images for every method: one family of data modules, all yielding the same `Batch`."""
+
+from zoo.data.modules import Binarize, ImageData, Pixels, Rows, Split
+from zoo.data.sets import DATA, MNIST, Digits, FashionMNIST, HubImages, ImageFolder, from_recipe
+from zoo.data.toys import Heartbeat, SwissRoll
+
+__all__ = [
+    "DATA",
+    "MNIST",
+    "Binarize",
+    "Digits",
+    "FashionMNIST",
+    "Heartbeat",
+    "HubImages",
+    "ImageData",
+    "ImageFolder",
+    "Pixels",
+    "Rows",
+    "Split",
+    "SwissRoll",
+    "from_recipe",
+]
