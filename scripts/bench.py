@@ -21,11 +21,12 @@ from torch.utils.data import DataLoader, TensorDataset
 import zoo.estimators
 from zoo.annealing import BinaryPair, anneal, linear
 from zoo.autoencoders.dae import DAE
+from zoo.contract.batch import Batch
+from zoo.contract.learning import Descent
 from zoo.data.modules import Rows
 from zoo.data.sets import Digits
 from zoo.energy.rbm import RBM
 from zoo.estimators import importance_bound
-from zoo.method import Batch, Descent
 from zoo.metrics import fid, frechet, kid, moments, neighbourhoods
 from zoo.optimizers import LazyAdam
 from zoo.parzen import parzen

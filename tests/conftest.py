@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo.contract.method import Method
 from zoo.data.sets import Digits
-from zoo.method import Method
 
 ROOT = Path(__file__).parent.parent
 TINY: dict[str, dict] = {

@@ -12,10 +12,10 @@ from test_contract import Repeated, images, state, trainer
 from torch import nn
 
 from zoo.adversarial.gan import GAN
+from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
 from zoo.estimators import gradient_norms
-from zoo.method import Batch
 from zoo.networks import Average, ConvDecoder, ConvEncoder, Maxout, halvings
 
 SHAPE = (1, 8, 8)

@@ -29,7 +29,7 @@ from zoo.annealing import (
     tripartite,
     upper_bound,
 )
-from zoo.capabilities import Explanation, Partition, Weights
+from zoo.contract.capabilities import Explanation, Partition, Weights
 from zoo.data.sets import MNIST
 from zoo.errors import UsageError
 from zoo.estimators import importance_bound, log_mean_exp

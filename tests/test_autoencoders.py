@@ -16,6 +16,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 
 from zoo.autoencoders.dae import DAE
 from zoo.autoencoders.pca import FLOOR, PCA
+from zoo.contract.batch import Batch
 from zoo.corruption import GaussianNoise, Mask, SaltAndPepper, process
 from zoo.data.modules import ImageData, Rows
 from zoo.data.sets import MNIST, Digits
@@ -23,7 +24,6 @@ from zoo.distributions import bernoulli
 from zoo.errors import UsageError
 from zoo.estimators import bits_per_dim, csl
 from zoo.hub import from_pretrained, save_pretrained
-from zoo.method import Batch
 from zoo.networks import TwoWay
 from zoo.schedules import phase
 

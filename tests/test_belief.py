@@ -9,7 +9,7 @@ from test_contract import batch, trainer
 from test_energy import all_states
 from torch.nn.functional import softplus
 
-from zoo.capabilities import Side
+from zoo.contract.capabilities import Side
 from zoo.energy.dbn import DBN
 from zoo.energy.rbm import RBM
 from zoo.errors import UsageError

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 import zoo
 from zoo import cards, verbs
-from zoo.capabilities import Side
 from zoo.checkpoints import (
     CARD,
     DRAWS,
@@ -26,6 +25,7 @@ from zoo.checkpoints import (
     over_seeds,
     spread,
 )
+from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.files import sha256
 from zoo.hub import CONFIG, METRICS, WEIGHTS, from_pretrained, registry, weights_sha256

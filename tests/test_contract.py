@@ -13,7 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 import zoo
-from zoo.capabilities import (
+from zoo.contract.batch import Batch, Terms
+from zoo.contract.capabilities import (
     Classifies,
     Conditions,
     Decodes,
@@ -28,11 +29,12 @@ from zoo.capabilities import (
     Walks,
     Weighs,
 )
+from zoo.contract.learning import ClosedForm, Descent, Game
+from zoo.contract.method import Method
 from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
 from zoo.evaluation import Evaluator
 from zoo.hub import from_pretrained, save_pretrained
-from zoo.method import Batch, ClosedForm, Descent, Game, Method, Terms
 from zoo.walks import interpolate
 
 ALL = sorted(zoo.METHODS)

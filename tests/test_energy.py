@@ -15,12 +15,12 @@ from torch.nn.functional import logsigmoid
 
 from zoo import annealing, gaussian_pair
 from zoo.annealing import anneal, base_rates, linear
+from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
 from zoo.estimators import csl
 from zoo.gaussian_pair import GaussianPair
 from zoo.hub import from_pretrained, save_pretrained
-from zoo.method import Batch
 from zoo.schedules import linear as falling
 
 SHAPE, D, H = (1, 2, 5), 10, 8

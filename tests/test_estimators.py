@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Distribution, Independent, Laplace, Normal
 
 from zoo import estimators
-from zoo.capabilities import Weights
+from zoo.contract.capabilities import Weights
 from zoo.errors import UsageError
 from zoo.estimators import (
     StreamedBound,

@@ -5,7 +5,7 @@ import torch
 from conftest import suited_digits, tiny
 from test_contract import ALL, state, trainer
 
-from zoo.capabilities import Scores
+from zoo.contract.capabilities import Scores
 from zoo.data.sets import Digits
 from zoo.evaluation import Evaluator
 

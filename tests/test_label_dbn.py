@@ -6,10 +6,10 @@ from conftest import suited_digits, tiny
 from lightning.pytorch import Trainer
 from test_energy import all_states
 
+from zoo.contract.batch import Batch
 from zoo.data.sets import ImageFolder
 from zoo.energy.label_dbn import LabelDBN, LabelledTop
 from zoo.errors import UsageError
-from zoo.method import Batch
 
 D, H, K = 5, 3, 4
 

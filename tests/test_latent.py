@@ -12,13 +12,13 @@ from test_contract import Handful, batch, begun, images, trainer
 from torch import nn
 
 import zoo
+from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.distributions import GaussianMixture
 from zoo.errors import UsageError
 from zoo.estimators import psnr
 from zoo.hub import save_pretrained
 from zoo.latent.glo import GLO, into_ball
-from zoo.method import Batch
 from zoo.networks import LaplacianPyramid
 from zoo.optimizers import LazyAdam
 

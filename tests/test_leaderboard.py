@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 
 from zoo import verbs
-from zoo.capabilities import Side
 from zoo.checkpoints import checkpoints
+from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.hub import CONFIG, METRICS
 from zoo.leaderboard import DIRECTIONS, Board, Entry, boards, entrant

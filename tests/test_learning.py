@@ -5,7 +5,7 @@ import torch
 from conftest import suited_digits, tiny
 from test_contract import having, trainer
 
-from zoo.capabilities import Emits, Energies, Normalises, Samples, Scores
+from zoo.contract.capabilities import Emits, Energies, Normalises, Samples, Scores
 from zoo.data.sets import Digits
 from zoo.features import shipped
 from zoo.metrics import fid

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from zoo import files
-from zoo.capabilities import Side
+from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.results import SCHEMA, Number, Results, side_by_side
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from test_contract import ALL, trainer
 
 import zoo
-from zoo.method import ClosedForm
+from zoo.contract.learning import ClosedForm
 
 
 def read(folder: Path) -> list[dict[str, str]]:

@@ -11,11 +11,11 @@ from test_contract import trainer
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal, kl_divergence
 
+from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.distributions import BernoulliPixels, Chain, GaussianHead, diagonal_gaussian
 from zoo.errors import UsageError
 from zoo.estimators import active_units, free_bits
-from zoo.method import Batch
 from zoo.variational.iwae import IWAE
 from zoo.variational.latent_variable import LatentVariable
 from zoo.variational.vae import VAE

@@ -7,7 +7,7 @@ from conftest import tiny
 from PIL import Image
 
 from zoo import verbs
-from zoo.capabilities import Decodes, Encodes
+from zoo.contract.capabilities import Decodes, Encodes
 from zoo.errors import UsageError
 from zoo.walks import interpolate, mask, nearest, traverse
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.method import Method
+    from zoo.contract.method import Method
 
 __version__ = "0.1.0"
 

@@ -25,11 +25,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from zoo.capabilities import Explanation, Partition
+from zoo.contract.capabilities import Explanation, Partition
+from zoo.contract.shapes import Codes, PerImage
 from zoo.distributions import draw_bits
 from zoo.errors import require
 from zoo.estimators import log_mean_exp
-from zoo.shapes import Codes, PerImage
 
 ENUMERABLE = 20
 """Units of the smaller layer up to which log Z is summed over all their settings."""

@@ -13,12 +13,13 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
-from zoo.capabilities import Classifies, Clusters, Decodes, Encodes, Reconstructs, Samples
+from zoo.contract.batch import Batch
+from zoo.contract.capabilities import Classifies, Clusters, Decodes, Encodes, Reconstructs, Samples
+from zoo.contract.method import Method
 from zoo.data.modules import Split
 from zoo.errors import require
 from zoo.evaluation import data_of, results_folder
 from zoo.files import atomic, write_bytes
-from zoo.method import Batch, Method
 from zoo.randomness import own_stream
 from zoo.walks import interpolate
 

@@ -11,12 +11,12 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import zoo
-from zoo import capabilities
-from zoo.capabilities import Side
 from zoo.checkpoints import CARD, Checkpoint, checkpoints, over_seeds, spread
+from zoo.contract import capabilities
+from zoo.contract.capabilities import Side
+from zoo.contract.method import Method
 from zoo.files import write_bytes
 from zoo.hub import WEIGHTS, from_pretrained, shelf
-from zoo.method import Method
 from zoo.results import Number, Results
 
 REFERENCES = Path(__file__).parent / "references.yaml"

@@ -21,7 +21,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from zoo.callbacks import save_film, save_grid
-from zoo.capabilities import Decodes, Encodes, Reconstructs, Samples, Walks
+from zoo.contract.capabilities import Decodes, Encodes, Reconstructs, Samples, Walks
+from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
 from zoo.errors import require
@@ -37,7 +38,6 @@ from zoo.hub import (
     registry,
     shelf,
 )
-from zoo.method import Method
 from zoo.pictures import CODES, with_nearest
 from zoo.results import Number, Results
 from zoo.walks import interpolate, traverse

@@ -21,8 +21,8 @@ from torch import Tensor
 
 import zoo
 from zoo.callbacks import grid, save_film
-from zoo.capabilities import Decodes, Encodes, Repairs, Samples, Walks
 from zoo.checkpoints import Checkpoint
+from zoo.contract.capabilities import Decodes, Encodes, Repairs, Samples, Walks
 from zoo.errors import UsageError, require
 from zoo.hub import model_folder
 from zoo.leaderboard import SIGNS, boards, entrant

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, constraints
 
+from zoo.contract.batch import PixelKind
 from zoo.errors import require
-from zoo.method import PixelKind
 from zoo.networks import PixelReadout, readout
 
 LOG_VARIANCE_RANGE = (-10.0, 8.0)

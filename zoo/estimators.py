@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, Normal
 
-from zoo.capabilities import Weights
+from zoo.contract.capabilities import Weights
+from zoo.contract.shapes import Images, PerImage, PerSample
 from zoo.errors import require
-from zoo.shapes import Images, PerImage, PerSample
 
 PIXELS_IN_CACHE = 1_600_000
 """Pixels decoded at once on a CPU, where larger chunks leave the cache and smaller ones pay for Python."""

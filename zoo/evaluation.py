@@ -18,13 +18,23 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
-from zoo.capabilities import Baselines, Clusters, Encodes, Infers, Normalises, Reconstructs, Scores, Weighs
+from zoo.contract.batch import Batch
+from zoo.contract.capabilities import (
+    Baselines,
+    Clusters,
+    Encodes,
+    Infers,
+    Normalises,
+    Reconstructs,
+    Scores,
+    Weighs,
+)
+from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.errors import UsageError, require
 from zoo.estimators import importance_bound, psnr
 from zoo.files import write_bytes
 from zoo.hub import weights_sha256
-from zoo.method import Batch, Method
 from zoo.metrics import PerImage
 from zoo.protocol import ON_REQUEST, SECTIONS, run_sections
 from zoo.randomness import own_stream

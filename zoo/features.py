@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from zoo.contract.shapes import Codes, Images, LogProbs
 from zoo.errors import UsageError, require
-from zoo.shapes import Codes, Images, LogProbs
 
 CLASSIFIERS = {"digits": (32, 64), "mnist": (32, 64, 96), "fashion_mnist": (32, 64, 96)}
 """Data set to the widths of its classifier's stages."""

@@ -23,7 +23,7 @@ from zoo.annealing import (
     settings,
     tripartite,
 )
-from zoo.capabilities import Partition
+from zoo.contract.capabilities import Partition
 from zoo.distributions import draw_bits
 from zoo.errors import require
 

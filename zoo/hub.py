@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 import zoo
+from zoo.contract.method import Method
 from zoo.errors import UsageError, require
 from zoo.files import sha256, write_bytes, write_json
-from zoo.method import Method
 
 CONFIG, WEIGHTS, RESULTS, METRICS = "config.json", "model.safetensors", "results.json", "metrics.json"
 ORGANISATION = "ZOO_HUB_ORG"

@@ -13,9 +13,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from zoo.contract.shapes import Images, LogProbs
 from zoo.errors import require
 from zoo.features import Extractor, Features
-from zoo.shapes import Images, LogProbs
 
 BLOCKS = 20
 """Blocks of the delete-one-block jackknife behind the standard error of FID."""

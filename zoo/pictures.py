@@ -34,7 +34,7 @@ def repair(
     """
     import torch
 
-    from zoo.capabilities import Repairs
+    from zoo.contract.capabilities import Repairs
     from zoo.walks import mask
 
     method, data = _loaded(model, revision, out, n)
@@ -118,7 +118,7 @@ def with_nearest(method: Any, data: Any, n: int, seed: int) -> "tuple[Tensor, Te
     """Samples [n, C, H, W], the training image nearest to each, and their distances [n]."""
     import torch
 
-    from zoo.capabilities import Samples
+    from zoo.contract.capabilities import Samples
     from zoo.walks import nearest
 
     if not isinstance(method, Samples):

@@ -14,7 +14,7 @@ from torch.distributions import Independent
 
 from zoo.annealing import SHORTER, judged, latent_ais
 from zoo.cache import content_hash, remembered
-from zoo.capabilities import (
+from zoo.contract.capabilities import (
     Classifies,
     Clusters,
     Conditions,

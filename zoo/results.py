@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from zoo.capabilities import Side
+from zoo.contract.capabilities import Side
 from zoo.errors import UsageError, require
 from zoo.files import write_json
 from zoo.metrics import Z_95

@@ -18,12 +18,12 @@ import torch.distributed
 from torch import Tensor
 
 from zoo.cache import content_hash, remembered
-from zoo.capabilities import Samples, Side
+from zoo.contract.capabilities import Samples, Side
+from zoo.contract.method import Method
 from zoo.data.modules import ImageData, Split
 from zoo.errors import UsageError, require
 from zoo.features import Extractor, Features, as_bytes, extractor
 from zoo.files import sha256
-from zoo.method import Method
 from zoo.metrics import Estimate, share_interval
 from zoo.randomness import own_stream
 from zoo.results import Number, Numbers

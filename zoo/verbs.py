@@ -43,7 +43,7 @@ def sample(
     import torch
 
     import zoo
-    from zoo.capabilities import Samples, Walks
+    from zoo.contract.capabilities import Samples, Walks
 
     method = zoo.from_pretrained(model, revision)
     name, columns = type(method).__name__, max(1, round(n**0.5))

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from zoo.capabilities import Decodes, Encodes
+from zoo.contract.capabilities import Decodes, Encodes
 from zoo.errors import UsageError, require
 
 ROWS_AT_ONCE = 500

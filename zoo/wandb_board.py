@@ -14,8 +14,8 @@ from wandb.errors import UsageError as WandbUsageError
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 import zoo
-from zoo.capabilities import Side
 from zoo.checkpoints import Checkpoint
+from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.leaderboard import Entrant
 from zoo.results import Number, Numbers

@@ -20,11 +20,13 @@ import torch
 from torch import nn
 from torch.nn.functional import relu, softplus
 
-from zoo.capabilities import Decodes, Samples
+from zoo.contract.batch import Batch, Terms
+from zoo.contract.capabilities import Decodes, Samples
+from zoo.contract.learning import Game
+from zoo.contract.shapes import Codes, Images, PerImage
 from zoo.distributions import MEAN_RANGE
 from zoo.errors import require
 from zoo.estimators import gradient_norms
-from zoo.method import Batch, Game, Terms
 from zoo.networks import (
     Average,
     ConvDecoder,
@@ -39,7 +41,6 @@ from zoo.networks import (
 )
 from zoo.randomness import drawing_from
 from zoo.schedules import warm_up
-from zoo.shapes import Codes, Images, PerImage
 
 GENERATOR_START, DISCRIMINATOR_START = 0.05, 0.005
 """Half-width of the uniform initial weights of the 2014 networks."""

@@ -18,15 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from zoo.capabilities import Decodes, Emits, Encodes, Reconstructs, Repairs
+from zoo.contract.batch import Batch, PixelKind, Terms
+from zoo.contract.capabilities import Decodes, Emits, Encodes, Reconstructs, Repairs
+from zoo.contract.learning import Descent
+from zoo.contract.shapes import Codes, Images
 from zoo.corruption import Corruption, process
 from zoo.distributions import bernoulli, gaussian_pixels
 from zoo.errors import require
-from zoo.method import Batch, Descent, PixelKind, Terms
 from zoo.networks import TwoWay
 from zoo.randomness import drawing_from
 from zoo.schedules import Schedule, phase, scheduled
-from zoo.shapes import Codes, Images
 
 
 class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):

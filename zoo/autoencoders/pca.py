@@ -18,11 +18,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal
 
-from zoo.capabilities import Decodes, Infers, Reconstructs, Samples, Scores, Side
+from zoo.contract.batch import Batch, PixelKind, Terms
+from zoo.contract.capabilities import Decodes, Infers, Reconstructs, Samples, Scores, Side
+from zoo.contract.learning import ClosedForm
+from zoo.contract.shapes import Codes, Images, PerImage
 from zoo.errors import require
-from zoo.method import Batch, ClosedForm, PixelKind, Terms
 from zoo.randomness import drawing_from
-from zoo.shapes import Codes, Images, PerImage
 
 FLOOR = 1e-10
 """Smallest variance, in squared units of the pixel range: dithering alone gives each pixel 1.3e-6."""

@@ -16,17 +16,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.capabilities import Baselines, Repairs, Scores, Side, Walks
 from zoo.chains.betas import Betas, ChainSchedule
 from zoo.chains.kernels import BinomialChain, Chain, GaussianChain
 from zoo.chains.networks import MultiScale, StepMLP, StepRBF, UNet
 from zoo.chains.products import Change, Kernel, with_gaussian, with_pixels, with_smooth
+from zoo.contract.batch import Batch, PixelKind, Terms
+from zoo.contract.capabilities import Baselines, Repairs, Scores, Side, Walks
+from zoo.contract.learning import Descent
+from zoo.contract.shapes import Images, PerImage
 from zoo.errors import require
-from zoo.method import Batch, Descent, PixelKind, Terms
 from zoo.networks import Average, halvings
 from zoo.randomness import drawing_from
 from zoo.schedules import Schedule, scheduled
-from zoo.shapes import Images, PerImage
 
 BYTE, FEWEST_STEPS = 255, 2
 

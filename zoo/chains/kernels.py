@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from zoo.chains.betas import BETA_RANGE, Betas
 from zoo.chains.products import Change, Kernel
-from zoo.shapes import Images, PerImage
+from zoo.contract.shapes import Images, PerImage
 
 Steps = Int[Tensor, " images"]
 LOG_TAU = math.log(2 * math.pi)

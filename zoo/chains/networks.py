@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, leaky_relu, silu, softplus
 
 from zoo.chains.betas import bumps
+from zoo.contract.shapes import Images
 from zoo.networks import halvings
-from zoo.shapes import Images
 
 SLOPE = 0.05
 DENSE_MAPS = 2

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.shapes import Images, PerImage
+from zoo.contract.shapes import Images, PerImage
 
 
 class Kernel(NamedTuple):

@@ -15,9 +15,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from zoo.contract.batch import Batch, PixelKind
 from zoo.data.sources import Source, prepared
 from zoo.errors import require
-from zoo.method import Batch, PixelKind
 
 Binarize = Literal["none", "dynamic", "fixed", "threshold"]
 Split = Literal["train", "val", "test"]

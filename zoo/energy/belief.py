@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent
 
+from zoo.contract.shapes import Codes, Images, PerImage
 from zoo.distributions import bernoulli, draw_bits
 from zoo.energy.contrastive import Pair
 from zoo.energy.visible import BinaryVisible
 from zoo.estimators import log_mean_exp
-from zoo.shapes import Codes, Images, PerImage
 
 
 class Level(Pair):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from zoo.contract.learning import Descent
 from zoo.energy.visible import Visible
 from zoo.errors import require
-from zoo.method import Descent
 
 FIRST_WEIGHTS = 0.01
 

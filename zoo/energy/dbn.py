@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from zoo.capabilities import Decodes, Emits, Encodes, Normalises, Partition, Reconstructs, Side
+from zoo.contract.batch import Batch, Terms
+from zoo.contract.capabilities import Decodes, Emits, Encodes, Normalises, Partition, Reconstructs, Side
+from zoo.contract.shapes import Codes, Images, PerImage
 from zoo.energy.belief import Stack
 from zoo.energy.greedy import Greedy
 from zoo.errors import require
-from zoo.method import Batch, Terms
 from zoo.randomness import drawing_from
-from zoo.shapes import Codes, Images, PerImage
 
 BURN_IN = 0.5
 """Share of a chain's steps in which it forgets its start."""

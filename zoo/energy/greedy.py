@@ -12,13 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from zoo.contract.batch import Batch, PixelKind, Terms
+from zoo.contract.shapes import Images
 from zoo.energy.belief import Level, Stack
 from zoo.energy.contrastive import Contrastive
 from zoo.errors import require
-from zoo.method import Batch, PixelKind, Terms
 from zoo.randomness import own_stream
 from zoo.schedules import phase
-from zoo.shapes import Images
 
 MEANS_AT_ONCE = 1000
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 from torch.nn.functional import softplus
 
-from zoo.capabilities import Classifies, Conditions, Decodes, Emits, Encodes, Reconstructs
+from zoo.contract.batch import Batch, Terms
+from zoo.contract.capabilities import Classifies, Conditions, Decodes, Emits, Encodes, Reconstructs
+from zoo.contract.shapes import Codes, Images, Labels, LogProbs
 from zoo.distributions import draw_bits
 from zoo.energy.belief import Level, Stack
 from zoo.energy.greedy import Greedy
 from zoo.errors import require
-from zoo.method import Batch, Terms
 from zoo.randomness import drawing_from
-from zoo.shapes import Codes, Images, Labels, LogProbs
 
 BURN_IN = 0.5
 """Share of a chain's steps in which it forgets its start."""

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
-from zoo.capabilities import Decodes, Emits, Encodes, Normalises, Partition, Reconstructs, Repairs
+from zoo.contract.batch import Batch, PixelKind, Terms
+from zoo.contract.capabilities import Decodes, Emits, Encodes, Normalises, Partition, Reconstructs, Repairs
+from zoo.contract.shapes import Codes, Images, PerImage
 from zoo.energy.contrastive import Contrastive, Pair
 from zoo.energy.visible import BinaryVisible, GaussianVisible
 from zoo.errors import require
-from zoo.method import Batch, PixelKind, Terms
 from zoo.randomness import drawing_from, own_stream
-from zoo.shapes import Codes, Images, PerImage
 
 FAST = ("fast_weight", "fast_bias", "fast_visible_bias")
 FAST_DECAY = 0.95

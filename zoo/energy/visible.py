@@ -14,12 +14,12 @@ from torch.distributions import Bernoulli, Independent, Normal
 from torch.nn.functional import logsigmoid, softplus
 
 from zoo.annealing import BinaryPair, base_rates, log_partition
-from zoo.capabilities import Partition
+from zoo.contract.batch import PixelKind
+from zoo.contract.capabilities import Partition
+from zoo.contract.shapes import Images, PerImage
 from zoo.distributions import PIXEL_DIMS, draw_bits
 from zoo.estimators import log_mean_exp
 from zoo.gaussian_pair import GaussianPair
-from zoo.method import PixelKind
-from zoo.shapes import Images, PerImage
 
 MID_GREY = 0.5
 """The mean before any image is seen."""

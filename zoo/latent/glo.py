@@ -17,16 +17,17 @@ from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from zoo.capabilities import Decodes, Encodes, Reconstructs, Samples
+from zoo.contract.batch import Batch, PixelKind, Terms
+from zoo.contract.capabilities import Decodes, Encodes, Reconstructs, Samples
+from zoo.contract.learning import Descent
+from zoo.contract.shapes import Codes, Images, PerImage
 from zoo.distributions import GaussianMixture
 from zoo.errors import UsageError, require
 from zoo.estimators import psnr
-from zoo.method import Batch, Descent, PixelKind, Terms
 from zoo.networks import ConvDecoder, LaplacianPyramid, evaluated, halvings, start_dcgan
 from zoo.optimizers import LazyAdam
 from zoo.randomness import drawing_from
 from zoo.schedules import Schedule, scheduled
-from zoo.shapes import Codes, Images, PerImage
 
 BYTE = 255
 RIDGE = 1.0

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.func import functional_call
 
-from zoo.capabilities import Weights
+from zoo.contract.batch import Batch, Terms
+from zoo.contract.capabilities import Weights
+from zoo.contract.shapes import Codes, Images
 from zoo.distributions import BernoulliPixels, Chain, GaussianHead, standard_gaussian
 from zoo.errors import require
 from zoo.estimators import iwae_bound
-from zoo.method import Batch, Terms
 from zoo.networks import MLP
 from zoo.schedules import Schedule
-from zoo.shapes import Codes, Images
 from zoo.variational.latent_variable import LatentVariable
 
 DRAWS_FOR_MEANS = 50

@@ -7,14 +7,24 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from zoo.capabilities import Decodes, Explains, Explanation, Infers, Reconstructs, Samples, Side, Weights
+from zoo.contract.batch import PixelKind
+from zoo.contract.capabilities import (
+    Decodes,
+    Explains,
+    Explanation,
+    Infers,
+    Reconstructs,
+    Samples,
+    Side,
+    Weights,
+)
+from zoo.contract.learning import Descent
+from zoo.contract.shapes import Codes, Images, PerImage, PerSample
 from zoo.distributions import PixelHead
 from zoo.errors import require
 from zoo.estimators import importance_bound
-from zoo.method import Descent, PixelKind
 from zoo.randomness import drawing_from
 from zoo.schedules import Schedule, scheduled
-from zoo.shapes import Codes, Images, PerImage, PerSample
 
 
 class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):

@@ -14,13 +14,13 @@ from typing import Literal
 
 from torch.distributions import Independent, kl_divergence
 
+from zoo.contract.batch import Batch, Terms
+from zoo.contract.shapes import Codes, Images
 from zoo.distributions import GaussianHead, Likelihood, pixel_head, standard_gaussian
 from zoo.errors import require
 from zoo.estimators import free_bits
-from zoo.method import Batch, Terms
 from zoo.networks import MLP, Activation
 from zoo.schedules import Schedule, warm_up
-from zoo.shapes import Codes, Images
 from zoo.variational.latent_variable import LatentVariable
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from zoo.shapes import Codes, Images, Labels, LogProbs, PerImage, PerSample
+from zoo.contract.shapes import Codes, Images, Labels, LogProbs, PerImage, PerSample
 
 
 class Side(Enum):

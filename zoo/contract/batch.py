@@ -1,0 +1,23 @@
+"""What a batch is, and the terms of an objective."""
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+PixelKind = Literal["binary", "real", "deq"]
+"""binary: 0 or 1; real: grey levels in [0, 1] as they are; deq: (byte + U[0, 1)) / 256."""
+
+
+class Batch(NamedTuple):
+    """What every data module yields."""
+
+    x: Tensor
+    """[B, C, H, W] float32 pixels in [0, 1]."""
+    y: Tensor
+    """[B] int64 labels; -1 where there is none."""
+    row: Tensor
+    """[B] int64 positions in the split."""
+
+
+Terms = dict[str, Tensor]
+"""Named parts of an objective, each [B] or []; `loss` is what is descended."""
