@@ -12,23 +12,24 @@ import time
 from collections.abc import Callable
 
 import torch
+import zoo.estimators
 from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import embedding
 from torch.utils.data import DataLoader, TensorDataset
 
-import zoo.estimators
-from zoo.annealing import BinaryPair, anneal, linear
 from zoo.autoencoders.dae import DAE
 from zoo.contract.batch import Batch
 from zoo.contract.learning import Descent
 from zoo.data.modules import Rows
 from zoo.data.sets import Digits
 from zoo.energy.rbm import RBM
-from zoo.estimators import importance_bound
 from zoo.metrics import fid, frechet, kid, moments, neighbourhoods
-from zoo.optimizers import LazyAdam
+from zoo.parts.annealing.binary_pair import BinaryPair
+from zoo.parts.annealing.paths import anneal, linear
+from zoo.parts.estimators import importance_bound
+from zoo.parts.optimizers import LazyAdam
 from zoo.parzen import parzen
 from zoo.variational.iwae import IWAE
 from zoo.variational.vae import VAE

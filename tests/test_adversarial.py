@@ -15,8 +15,10 @@ from zoo.adversarial.gan import GAN
 from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
-from zoo.estimators import gradient_norms
-from zoo.networks import Average, ConvDecoder, ConvEncoder, Maxout, halvings
+from zoo.methods.adversarial.shared.maxout import Maxout
+from zoo.parts.estimators import gradient_norms
+from zoo.parts.networks.average import Average
+from zoo.parts.networks.convolutional import ConvDecoder, ConvEncoder, halvings
 
 SHAPE = (1, 8, 8)
 SMALL_2014 = {"latent_dim": 5, "hidden_dims": (12, 10), "maxout_dims": (7, 6), "pieces": 3}

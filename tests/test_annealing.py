@@ -9,30 +9,14 @@ from conftest import tiny
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
 from zoo import annealing
-from zoo.annealing import (
-    BinaryPair,
-    LatentPath,
-    Path,
-    anneal,
-    anneal_back,
-    base_rates,
-    exactly,
-    judged,
-    latent_ais,
-    latent_ais_back,
-    linear,
-    log_partition,
-    partition,
-    raise_log_prob,
-    settings,
-    sigmoid,
-    tripartite,
-    upper_bound,
-)
 from zoo.contract.capabilities import Explanation, Partition, Weights
 from zoo.data.sets import MNIST
 from zoo.errors import UsageError
-from zoo.estimators import importance_bound, log_mean_exp
+from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition, raise_log_prob, settings
+from zoo.parts.annealing.latents import LatentPath, latent_ais, latent_ais_back
+from zoo.parts.annealing.paths import Path, anneal, anneal_back, linear, sigmoid, tripartite, upper_bound
+from zoo.parts.annealing.verdicts import exactly, judged, partition
+from zoo.parts.estimators import importance_bound, log_mean_exp
 
 SCHEDULES = [linear, sigmoid, tripartite]
 STARTS = ["prior", "posterior"]

@@ -17,15 +17,15 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from zoo.autoencoders.dae import DAE
 from zoo.autoencoders.pca import FLOOR, PCA
 from zoo.contract.batch import Batch
-from zoo.corruption import GaussianNoise, Mask, SaltAndPepper, process
 from zoo.data.modules import ImageData, Rows
 from zoo.data.sets import MNIST, Digits
-from zoo.distributions import bernoulli
 from zoo.errors import UsageError
-from zoo.estimators import bits_per_dim, csl
 from zoo.hub import from_pretrained, save_pretrained
-from zoo.networks import TwoWay
-from zoo.schedules import phase
+from zoo.parts.corruption import GaussianNoise, Mask, SaltAndPepper, process
+from zoo.parts.distributions.bits import bernoulli
+from zoo.parts.estimators import bits_per_dim, csl
+from zoo.parts.networks.dense import TwoWay
+from zoo.parts.schedules import phase
 
 SHAPE = (1, 2, 3)
 SPECTRUM = torch.tensor([0.09, 0.05, 0.03, 0.002, 0.0015, 0.001], dtype=torch.float64).sqrt()

@@ -13,15 +13,17 @@ from lightning.pytorch import Callback
 from test_contract import images, same, state, trainer
 from torch.nn.functional import logsigmoid
 
-from zoo import annealing, gaussian_pair
-from zoo.annealing import anneal, base_rates, linear
+from zoo import annealing
 from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
-from zoo.estimators import csl
-from zoo.gaussian_pair import GaussianPair
 from zoo.hub import from_pretrained, save_pretrained
-from zoo.schedules import linear as falling
+from zoo.parts.annealing import gaussian_pair
+from zoo.parts.annealing.binary_pair import base_rates
+from zoo.parts.annealing.gaussian_pair import GaussianPair
+from zoo.parts.annealing.paths import anneal, linear
+from zoo.parts.estimators import csl
+from zoo.parts.schedules import linear as falling
 
 SHAPE, D, H = (1, 2, 5), 10, 8
 VARIANTS = {

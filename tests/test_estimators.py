@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Distribution, Independent, Laplace, Normal
 
-from zoo import estimators
 from zoo.contract.capabilities import Weights
 from zoo.errors import UsageError
-from zoo.estimators import (
+from zoo.metrics import PerImage, mean_and_error
+from zoo.parts import estimators
+from zoo.parts.estimators import (
     StreamedBound,
     active_units,
     bits_per_dim,
@@ -23,8 +24,7 @@ from zoo.estimators import (
     log_mean_exp,
     pairwise_log_prob,
 )
-from zoo.metrics import PerImage, mean_and_error
-from zoo.schedules import cosine, tripling_stages, warm_up
+from zoo.parts.schedules import cosine, tripling_stages, warm_up
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,13 @@ from test_contract import MeanByDescent, same, state, trainer
 from torch import nn
 from torch.distributions import Bernoulli, Independent
 
-from zoo.annealing import BinaryPair, log_partition
 from zoo.contract.capabilities import Clusters, Conditions, Emits, Encodes, Normalises, Samples, Side
 from zoo.contract.method import Method
 from zoo.data.sets import Digits, ImageFolder, from_recipe
 from zoo.errors import UsageError
 from zoo.evaluation import Evaluator
 from zoo.features import extractor
+from zoo.parts.annealing.binary_pair import BinaryPair, log_partition
 from zoo.protocol import ON_REQUEST, SECTIONS
 from zoo.results import Results
 

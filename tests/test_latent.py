@@ -14,13 +14,13 @@ from torch import nn
 import zoo
 from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
-from zoo.distributions import GaussianMixture
 from zoo.errors import UsageError
-from zoo.estimators import psnr
 from zoo.hub import save_pretrained
 from zoo.latent.glo import GLO, into_ball
-from zoo.networks import LaplacianPyramid
-from zoo.optimizers import LazyAdam
+from zoo.methods.autoencoders.shared.pyramid import LaplacianPyramid
+from zoo.parts.distributions.mixture import GaussianMixture
+from zoo.parts.estimators import psnr
+from zoo.parts.optimizers import LazyAdam
 
 SHAPE = (1, 8, 8)
 PIXELS = 64

@@ -10,10 +10,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch.distributions import Distribution, Independent, Normal
 
-from zoo import estimators, representation
+from zoo import representation
 from zoo.data.sets import Digits
-from zoo.distributions import Chain, diagonal_gaussian, standard_gaussian
 from zoo.errors import UsageError
+from zoo.parts import estimators
+from zoo.parts.distributions.gaussians import diagonal_gaussian, standard_gaussian
+from zoo.parts.distributions.layers import Chain
 from zoo.representation import (
     aggregate_posterior,
     clustering,

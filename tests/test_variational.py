@@ -13,9 +13,11 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 
 from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
-from zoo.distributions import BernoulliPixels, Chain, GaussianHead, diagonal_gaussian
 from zoo.errors import UsageError
-from zoo.estimators import active_units, free_bits
+from zoo.parts.distributions.gaussians import GaussianHead, diagonal_gaussian
+from zoo.parts.distributions.layers import Chain
+from zoo.parts.distributions.pixels import BernoulliPixels
+from zoo.parts.estimators import active_units, free_bits
 from zoo.variational.iwae import IWAE
 from zoo.variational.latent_variable import LatentVariable
 from zoo.variational.vae import VAE

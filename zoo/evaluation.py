@@ -32,10 +32,10 @@ from zoo.contract.capabilities import (
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.errors import UsageError, require
-from zoo.estimators import importance_bound, psnr
 from zoo.files import write_bytes
 from zoo.hub import weights_sha256
 from zoo.metrics import PerImage
+from zoo.parts.estimators import importance_bound, psnr
 from zoo.protocol import ON_REQUEST, SECTIONS, run_sections
 from zoo.randomness import own_stream
 from zoo.results import Results

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from zoo.annealing import SHORTER, judged, latent_ais
 from zoo.cache import content_hash, remembered
 from zoo.contract.capabilities import (
     Classifies,
@@ -33,9 +32,11 @@ from zoo.contract.capabilities import (
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
 from zoo.errors import UsageError, require
-from zoo.estimators import active_units, bits_per_dim, csl
 from zoo.features import Features
 from zoo.metrics import Estimate, fid, inception_score, kid, mean_and_error, neighbourhoods, share, wilson
+from zoo.parts.annealing.latents import latent_ais
+from zoo.parts.annealing.verdicts import SHORTER, judged
+from zoo.parts.estimators import active_units, bits_per_dim, csl
 from zoo.parzen import parzen
 from zoo.representation import (
     aggregate_posterior,

@@ -24,23 +24,21 @@ from zoo.contract.batch import Batch, Terms
 from zoo.contract.capabilities import Decodes, Samples
 from zoo.contract.learning import Game
 from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.distributions import MEAN_RANGE
 from zoo.errors import require
-from zoo.estimators import gradient_norms
-from zoo.networks import (
-    Average,
+from zoo.methods.adversarial.shared.maxout import MaxoutMLP, SigmoidMLP, start_uniform
+from zoo.parts.distributions.pixels import MEAN_RANGE
+from zoo.parts.estimators import gradient_norms
+from zoo.parts.networks.average import Average
+from zoo.parts.networks.convolutional import (
     ConvDecoder,
     ConvEncoder,
-    MaxoutMLP,
     Norm,
-    SigmoidMLP,
     halvings,
     normalise_spectrally,
     start_dcgan,
-    start_uniform,
 )
+from zoo.parts.schedules import warm_up
 from zoo.randomness import drawing_from
-from zoo.schedules import warm_up
 
 GENERATOR_START, DISCRIMINATOR_START = 0.05, 0.005
 """Half-width of the uniform initial weights of the 2014 networks."""

@@ -22,12 +22,13 @@ from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.capabilities import Decodes, Emits, Encodes, Reconstructs, Repairs
 from zoo.contract.learning import Descent
 from zoo.contract.shapes import Codes, Images
-from zoo.corruption import Corruption, process
-from zoo.distributions import bernoulli, gaussian_pixels
 from zoo.errors import require
-from zoo.networks import TwoWay
+from zoo.parts.corruption import Corruption, process
+from zoo.parts.distributions.bits import bernoulli
+from zoo.parts.distributions.pixels import gaussian_pixels
+from zoo.parts.networks.dense import TwoWay
+from zoo.parts.schedules import Schedule, phase, scheduled
 from zoo.randomness import drawing_from
-from zoo.schedules import Schedule, phase, scheduled
 
 
 class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):

@@ -18,16 +18,18 @@ from torch import Tensor
 
 from zoo.chains.betas import Betas, ChainSchedule
 from zoo.chains.kernels import BinomialChain, Chain, GaussianChain
-from zoo.chains.networks import MultiScale, StepMLP, StepRBF, UNet
 from zoo.chains.products import Change, Kernel, with_gaussian, with_pixels, with_smooth
 from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.capabilities import Baselines, Repairs, Scores, Side, Walks
 from zoo.contract.learning import Descent
 from zoo.contract.shapes import Images, PerImage
 from zoo.errors import require
-from zoo.networks import Average, halvings
+from zoo.methods.chains.shared.networks import MultiScale, StepMLP, StepRBF
+from zoo.parts.networks.average import Average
+from zoo.parts.networks.convolutional import halvings
+from zoo.parts.networks.unet import UNet
+from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
-from zoo.schedules import Schedule, scheduled
 
 BYTE, FEWEST_STEPS = 255, 2
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 
 from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.distributions import bernoulli, draw_bits
 from zoo.energy.contrastive import Pair
 from zoo.energy.visible import BinaryVisible
-from zoo.estimators import log_mean_exp
+from zoo.parts.distributions.bits import bernoulli, draw_bits
+from zoo.parts.estimators import log_mean_exp
 
 
 class Level(Pair):

@@ -17,8 +17,8 @@ from zoo.contract.shapes import Images
 from zoo.energy.belief import Level, Stack
 from zoo.energy.contrastive import Contrastive
 from zoo.errors import require
+from zoo.parts.schedules import phase
 from zoo.randomness import own_stream
-from zoo.schedules import phase
 
 MEANS_AT_ONCE = 1000
 

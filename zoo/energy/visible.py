@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 from torch.nn.functional import logsigmoid, softplus
 
-from zoo.annealing import BinaryPair, base_rates, log_partition
 from zoo.contract.batch import PixelKind
 from zoo.contract.capabilities import Partition
 from zoo.contract.shapes import Images, PerImage
-from zoo.distributions import PIXEL_DIMS, draw_bits
-from zoo.estimators import log_mean_exp
-from zoo.gaussian_pair import GaussianPair
+from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition
+from zoo.parts.annealing.gaussian_pair import GaussianPair
+from zoo.parts.distributions.bits import PIXEL_DIMS, draw_bits
+from zoo.parts.estimators import log_mean_exp
 
 MID_GREY = 0.5
 """The mean before any image is seen."""

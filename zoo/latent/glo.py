@@ -21,13 +21,15 @@ from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.capabilities import Decodes, Encodes, Reconstructs, Samples
 from zoo.contract.learning import Descent
 from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.distributions import GaussianMixture
 from zoo.errors import UsageError, require
-from zoo.estimators import psnr
-from zoo.networks import ConvDecoder, LaplacianPyramid, evaluated, halvings, start_dcgan
-from zoo.optimizers import LazyAdam
+from zoo.methods.autoencoders.shared.pyramid import LaplacianPyramid
+from zoo.parts.distributions.mixture import GaussianMixture
+from zoo.parts.estimators import psnr
+from zoo.parts.networks.average import evaluated
+from zoo.parts.networks.convolutional import ConvDecoder, halvings, start_dcgan
+from zoo.parts.optimizers import LazyAdam
+from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
-from zoo.schedules import Schedule, scheduled
 
 BYTE = 255
 RIDGE = 1.0

@@ -20,11 +20,13 @@ from torch.func import functional_call
 from zoo.contract.batch import Batch, Terms
 from zoo.contract.capabilities import Weights
 from zoo.contract.shapes import Codes, Images
-from zoo.distributions import BernoulliPixels, Chain, GaussianHead, standard_gaussian
 from zoo.errors import require
-from zoo.estimators import iwae_bound
-from zoo.networks import MLP
-from zoo.schedules import Schedule
+from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
+from zoo.parts.distributions.layers import Chain
+from zoo.parts.distributions.pixels import BernoulliPixels
+from zoo.parts.estimators import iwae_bound
+from zoo.parts.networks.dense import MLP
+from zoo.parts.schedules import Schedule
 from zoo.variational.latent_variable import LatentVariable
 
 DRAWS_FOR_MEANS = 50

@@ -20,11 +20,11 @@ from zoo.contract.capabilities import (
 )
 from zoo.contract.learning import Descent
 from zoo.contract.shapes import Codes, Images, PerImage, PerSample
-from zoo.distributions import PixelHead
 from zoo.errors import require
-from zoo.estimators import importance_bound
+from zoo.parts.distributions.pixels import PixelHead
+from zoo.parts.estimators import importance_bound
+from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
-from zoo.schedules import Schedule, scheduled
 
 
 class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):

@@ -16,11 +16,12 @@ from torch.distributions import Independent, kl_divergence
 
 from zoo.contract.batch import Batch, Terms
 from zoo.contract.shapes import Codes, Images
-from zoo.distributions import GaussianHead, Likelihood, pixel_head, standard_gaussian
 from zoo.errors import require
-from zoo.estimators import free_bits
-from zoo.networks import MLP, Activation
-from zoo.schedules import Schedule, warm_up
+from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
+from zoo.parts.distributions.pixels import Likelihood, pixel_head
+from zoo.parts.estimators import free_bits
+from zoo.parts.networks.dense import MLP, Activation
+from zoo.parts.schedules import Schedule, warm_up
 from zoo.variational.latent_variable import LatentVariable
 
 

@@ -12,20 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from zoo.annealing import (
-    ENUMERABLE,
-    ENUMERATED_AT_ONCE,
-    Path,
-    Units,
-    anneal,
-    exactly,
-    partition,
-    settings,
-    tripartite,
-)
 from zoo.contract.capabilities import Partition
-from zoo.distributions import draw_bits
 from zoo.errors import require
+from zoo.parts.annealing.binary_pair import ENUMERABLE, ENUMERATED_AT_ONCE, Units, settings
+from zoo.parts.annealing.paths import Path, anneal, tripartite
+from zoo.parts.annealing.verdicts import exactly, partition
+from zoo.parts.distributions.bits import draw_bits
 
 
 class GaussianState(NamedTuple):

@@ -1,0 +1,1 @@
+"""The registry: every method by the name of its class."""

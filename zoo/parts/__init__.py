@@ -1,0 +1,1 @@
+"""Mathematics without a paper: networks, distributions, estimators, annealing."""

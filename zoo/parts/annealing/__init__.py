@@ -1,0 +1,1 @@
+"""Normalising constants by annealing, and how far to trust them."""

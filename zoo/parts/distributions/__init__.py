@@ -1,0 +1,1 @@
+"""The only place where numbers become probabilities; everything is in nats and computed in float32."""

@@ -1,0 +1,1 @@
+"""Networks without a distribution in sight: numbers in, numbers out."""

@@ -1,0 +1,80 @@
+"""A U-Net of a state and its time."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate, silu
+
+from zoo.contract.shapes import Images
+from zoo.parts.networks.convolutional import halvings
+
+GROUP = 4
+LONGEST_PERIOD = 10_000.0
+SCALES = 3
+SMALL = 1e-3
+"""Standard deviation of the last weights at the start: the reverse chain begins near pi's own."""
+
+
+class _Block(nn.Module):
+    """Two convolutions around a shift by time, added to their input."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_dim: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(
+            nn.GroupNorm(max(1, c // GROUP) if c % GROUP == 0 else 1, c) for c in (in_channels, out_channels)
+        )
+        self.convs = nn.ModuleList(
+            nn.Conv2d(c, out_channels, 3, padding=1) for c in (in_channels, out_channels)
+        )
+        self.time = nn.Linear(time_dim, out_channels)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.convs[0](silu(self.norms[0](x))) + self.time(time)[:, :, None, None]
+        return self.skip(x) + self.convs[1](silu(self.norms[1](h)))
+
+
+class UNet(nn.Module):
+    """Convolutions down to smaller maps and up again, those on the way down joined to those on the way up.
+
+    Ronneberger et al. 2015 (arXiv:1505.04597); residual blocks and sinusoids of time are those of Ho et al.
+    2020 (arXiv:2006.11239), without attention.
+
+    Args:
+        image_shape: (C, H, W) of one image, whose sides can be halved at least once.
+        maps: Images that are read out.
+        num_steps: Steps.
+        channels: Maps at full size, doubled at each halving.
+    """
+
+    def __init__(self, image_shape: Sequence[int], maps: int, num_steps: int, channels: int) -> None:
+        super().__init__()
+        colours, depth = image_shape[0], min(SCALES - 1, halvings(tuple(image_shape))[0])
+        widths = [channels * 2**i for i in range(depth + 1)]
+        self.time_dim, self.num_steps = 4 * channels, num_steps
+        self.time = nn.Sequential(nn.Linear(self.time_dim, self.time_dim), nn.SiLU())
+        self.first = nn.Conv2d(colours, channels, 3, padding=1)
+        steps = list(pairwise(widths))
+        self.down = nn.ModuleList(_Block(a, b, self.time_dim) for a, b in steps)
+        self.middle = _Block(widths[-1], widths[-1], self.time_dim)
+        self.up = nn.ModuleList(_Block(b + a, a, self.time_dim) for a, b in reversed(steps))
+        self.last = nn.Conv2d(channels, maps * colours, 3, padding=1)
+        nn.init.normal_(self.last.weight, std=SMALL)
+
+    def forward(self, x: Images, t: Tensor) -> Tensor:
+        """Maps of the state."""
+        half = self.time_dim // 2
+        rates = torch.exp(-math.log(LONGEST_PERIOD) * torch.arange(half, device=x.device) / half)
+        angles = (1000 / self.num_steps) * t[:, None] * rates
+        time = self.time(torch.cat((angles.sin(), angles.cos()), 1))
+        h, passed = self.first(x), []
+        for block in self.down:
+            passed.append(h)
+            h = block(avg_pool2d(h, 2), time)
+        h = self.middle(h, time)
+        for block in self.up:
+            h = block(torch.cat((interpolate(h, scale_factor=2.0), passed.pop()), 1), time)
+        return self.last(silu(h))
