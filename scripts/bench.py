@@ -19,20 +19,20 @@ from rich.table import Table
 from torch.nn.functional import embedding
 from torch.utils.data import DataLoader, TensorDataset
 
-from zoo.autoencoders.dae import DAE
 from zoo.contract.batch import Batch
 from zoo.contract.learning import Descent
 from zoo.data.modules import Rows
 from zoo.data.sets import Digits
-from zoo.energy.rbm import RBM
+from zoo.methods.autoencoders.dae import DAE
+from zoo.methods.energy.rbm import RBM
+from zoo.methods.variational.iwae import IWAE
+from zoo.methods.variational.vae import VAE
 from zoo.metrics import fid, frechet, kid, moments, neighbourhoods
 from zoo.parts.annealing.binary_pair import BinaryPair
 from zoo.parts.annealing.paths import anneal, linear
 from zoo.parts.estimators import importance_bound
 from zoo.parts.optimizers import LazyAdam
 from zoo.parzen import parzen
-from zoo.variational.iwae import IWAE
-from zoo.variational.vae import VAE
 from zoo.walks import nearest
 
 

@@ -11,10 +11,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from test_contract import Repeated, images, state, trainer
 from torch import nn
 
-from zoo.adversarial.gan import GAN
 from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
+from zoo.methods.adversarial.gan import GAN
 from zoo.methods.adversarial.shared.maxout import Maxout
 from zoo.parts.estimators import gradient_norms
 from zoo.parts.networks.average import Average

@@ -14,13 +14,13 @@ from test_contract import trainer
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
-from zoo.autoencoders.dae import DAE
-from zoo.autoencoders.pca import FLOOR, PCA
 from zoo.contract.batch import Batch
 from zoo.data.modules import ImageData, Rows
 from zoo.data.sets import MNIST, Digits
 from zoo.errors import UsageError
 from zoo.hub import from_pretrained, save_pretrained
+from zoo.methods.autoencoders.dae import DAE
+from zoo.methods.autoencoders.pca import FLOOR, PCA
 from zoo.parts.corruption import GaussianNoise, Mask, SaltAndPepper, process
 from zoo.parts.distributions.bits import bernoulli
 from zoo.parts.estimators import bits_per_dim, csl

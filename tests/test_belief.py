@@ -10,9 +10,9 @@ from test_energy import all_states
 from torch.nn.functional import softplus
 
 from zoo.contract.capabilities import Side
-from zoo.energy.dbn import DBN
-from zoo.energy.rbm import RBM
 from zoo.errors import UsageError
+from zoo.methods.energy.dbn import DBN
+from zoo.methods.energy.rbm import RBM
 
 SHAPE = (1, 2, 4)
 D = 8

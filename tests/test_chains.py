@@ -8,15 +8,15 @@ from conftest import suited_digits, tiny
 from test_contract import batch, begun, images, trainer
 from torch import nn
 
-from zoo.chains.betas import Betas, bumps
-from zoo.chains.diffusion import Diffusion
-from zoo.chains.kernels import BinomialChain, GaussianChain
-from zoo.chains.products import Kernel
 from zoo.contract.batch import Batch
 from zoo.contract.capabilities import Side
 from zoo.data.sets import Digits
 from zoo.data.toys import ROLL_RADIUS, Heartbeat, SwissRoll
 from zoo.errors import UsageError
+from zoo.methods.chains.diffusion import Diffusion
+from zoo.methods.chains.shared.betas import Betas, bumps
+from zoo.methods.chains.shared.kernels import BinomialChain, GaussianChain
+from zoo.methods.chains.shared.products import Kernel
 
 BITS = math.log(2)
 PHASES = torch.stack([(torch.arange(20) % 5 == phase).float() for phase in range(5)]).view(5, 1, 1, 20)

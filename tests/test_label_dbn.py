@@ -8,8 +8,8 @@ from test_energy import all_states
 
 from zoo.contract.batch import Batch
 from zoo.data.sets import ImageFolder
-from zoo.energy.label_dbn import LabelDBN, LabelledTop
 from zoo.errors import UsageError
+from zoo.methods.energy.label_dbn import LabelDBN, LabelledTop
 
 D, H, K = 5, 3, 4
 

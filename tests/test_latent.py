@@ -16,7 +16,7 @@ from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
 from zoo.hub import save_pretrained
-from zoo.latent.glo import GLO, into_ball
+from zoo.methods.autoencoders.glo import GLO, into_ball
 from zoo.methods.autoencoders.shared.pyramid import LaplacianPyramid
 from zoo.parts.distributions.mixture import GaussianMixture
 from zoo.parts.estimators import psnr

@@ -14,13 +14,13 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
+from zoo.methods.variational.iwae import IWAE
+from zoo.methods.variational.shared.latent_variable import LatentVariable
+from zoo.methods.variational.vae import VAE
 from zoo.parts.distributions.gaussians import GaussianHead, diagonal_gaussian
 from zoo.parts.distributions.layers import Chain
 from zoo.parts.distributions.pixels import BernoulliPixels
 from zoo.parts.estimators import active_units, free_bits
-from zoo.variational.iwae import IWAE
-from zoo.variational.latent_variable import LatentVariable
-from zoo.variational.vae import VAE
 
 SHAPE = (1, 4, 4)
 LAYERS = {

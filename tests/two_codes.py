@@ -7,7 +7,7 @@ from test_contract import trainer
 from test_latent import exact_glo
 
 from zoo.data.sets import Digits
-from zoo.latent.glo import into_ball
+from zoo.methods.autoencoders.glo import into_ball
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.shapes import Images
-from zoo.energy.belief import Level, Stack
-from zoo.energy.contrastive import Contrastive
 from zoo.errors import require
+from zoo.methods.energy.shared.belief import Level, Stack
+from zoo.methods.energy.shared.contrastive import Contrastive
 from zoo.parts.schedules import phase
 from zoo.randomness import own_stream
 

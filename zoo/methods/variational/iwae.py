@@ -21,13 +21,13 @@ from zoo.contract.batch import Batch, Terms
 from zoo.contract.capabilities import Weights
 from zoo.contract.shapes import Codes, Images
 from zoo.errors import require
+from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.layers import Chain
 from zoo.parts.distributions.pixels import BernoulliPixels
 from zoo.parts.estimators import iwae_bound
 from zoo.parts.networks.dense import MLP
 from zoo.parts.schedules import Schedule
-from zoo.variational.latent_variable import LatentVariable
 
 DRAWS_FOR_MEANS = 50
 """Draws of h1 over which the mean of h2 is averaged (Burda et al. 2016, section 5.2)."""

@@ -17,12 +17,12 @@ from torch.distributions import Independent, kl_divergence
 from zoo.contract.batch import Batch, Terms
 from zoo.contract.shapes import Codes, Images
 from zoo.errors import require
+from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.pixels import Likelihood, pixel_head
 from zoo.parts.estimators import free_bits
 from zoo.parts.networks.dense import MLP, Activation
 from zoo.parts.schedules import Schedule, warm_up
-from zoo.variational.latent_variable import LatentVariable
 
 
 class VAE(LatentVariable):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 
 from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.energy.contrastive import Pair
-from zoo.energy.visible import BinaryVisible
+from zoo.methods.energy.shared.contrastive import Pair
+from zoo.methods.energy.shared.visible import BinaryVisible
 from zoo.parts.distributions.bits import bernoulli, draw_bits
 from zoo.parts.estimators import log_mean_exp
 

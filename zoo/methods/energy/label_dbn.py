@@ -20,9 +20,9 @@ from torch.nn.functional import softplus
 from zoo.contract.batch import Batch, Terms
 from zoo.contract.capabilities import Classifies, Conditions, Decodes, Emits, Encodes, Reconstructs
 from zoo.contract.shapes import Codes, Images, Labels, LogProbs
-from zoo.energy.belief import Level, Stack
-from zoo.energy.greedy import Greedy
 from zoo.errors import require
+from zoo.methods.energy.shared.belief import Level, Stack
+from zoo.methods.energy.shared.greedy import Greedy
 from zoo.parts.distributions.bits import draw_bits
 from zoo.randomness import drawing_from
 

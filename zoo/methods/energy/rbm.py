@@ -23,9 +23,9 @@ from torch.nn.functional import softplus
 from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.capabilities import Decodes, Emits, Encodes, Normalises, Partition, Reconstructs, Repairs
 from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.energy.contrastive import Contrastive, Pair
-from zoo.energy.visible import BinaryVisible, GaussianVisible
 from zoo.errors import require
+from zoo.methods.energy.shared.contrastive import Contrastive, Pair
+from zoo.methods.energy.shared.visible import BinaryVisible, GaussianVisible
 from zoo.randomness import drawing_from, own_stream
 
 FAST = ("fast_weight", "fast_bias", "fast_visible_bias")

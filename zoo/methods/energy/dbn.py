@@ -21,9 +21,9 @@ from torch.distributions import Independent
 from zoo.contract.batch import Batch, Terms
 from zoo.contract.capabilities import Decodes, Emits, Encodes, Normalises, Partition, Reconstructs, Side
 from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.energy.belief import Stack
-from zoo.energy.greedy import Greedy
 from zoo.errors import require
+from zoo.methods.energy.shared.belief import Stack
+from zoo.methods.energy.shared.greedy import Greedy
 from zoo.randomness import drawing_from
 
 BURN_IN = 0.5

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from zoo.contract.learning import Descent
-from zoo.energy.visible import Visible
 from zoo.errors import require
+from zoo.methods.energy.shared.visible import Visible
 
 FIRST_WEIGHTS = 0.01
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, kl_divergence
 from torch.nn.functional import logsigmoid
 
-from zoo.chains.betas import BETA_RANGE, Betas
-from zoo.chains.products import Change, Kernel
 from zoo.contract.shapes import Images, PerImage
+from zoo.methods.chains.shared.betas import BETA_RANGE, Betas
+from zoo.methods.chains.shared.products import Change, Kernel
 
 Steps = Int[Tensor, " images"]
 LOG_TAU = math.log(2 * math.pi)

@@ -16,15 +16,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.chains.betas import Betas, ChainSchedule
-from zoo.chains.kernels import BinomialChain, Chain, GaussianChain
-from zoo.chains.products import Change, Kernel, with_gaussian, with_pixels, with_smooth
 from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.capabilities import Baselines, Repairs, Scores, Side, Walks
 from zoo.contract.learning import Descent
 from zoo.contract.shapes import Images, PerImage
 from zoo.errors import require
+from zoo.methods.chains.shared.betas import Betas, ChainSchedule
+from zoo.methods.chains.shared.kernels import BinomialChain, Chain, GaussianChain
 from zoo.methods.chains.shared.networks import MultiScale, StepMLP, StepRBF
+from zoo.methods.chains.shared.products import Change, Kernel, with_gaussian, with_pixels, with_smooth
 from zoo.parts.networks.average import Average
 from zoo.parts.networks.convolutional import halvings
 from zoo.parts.networks.unet import UNet
