@@ -1,1 +1,1 @@
-"""Parts that several methods of a family share."""
+"""Two players: one makes images, the other tells them from real ones."""

@@ -1,1 +1,1 @@
-"""Parts that several methods of a family share."""
+"""Models that pass an image through a code and back."""

@@ -1,1 +1,1 @@
-"""Parts that several methods of a family share."""
+"""Methods whose samples end a learnt Markov chain that destroys, or makes, images step by step."""

@@ -1,1 +1,1 @@
-"""Parts that several methods of a family share."""
+"""Methods that give images an energy: Boltzmann machines and stacks of them."""

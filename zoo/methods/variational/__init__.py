@@ -1,1 +1,1 @@
-"""Parts that several methods of a family share."""
+"""Latent-variable models trained through a variational bound."""

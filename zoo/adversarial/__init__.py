@@ -1,1 +1,0 @@
-"""Two players: one makes images, the other tells them from real ones."""

@@ -1,1 +1,0 @@
-"""Models that pass an image through a code and back."""

@@ -1,1 +1,0 @@
-"""Methods that give images an energy: Boltzmann machines and stacks of them."""

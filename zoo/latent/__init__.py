@@ -1,1 +1,0 @@
-"""Codes as free parameters: one file per method."""

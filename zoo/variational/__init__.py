@@ -1,1 +1,0 @@
-"""Latent-variable models trained through a variational bound."""
