@@ -33,7 +33,7 @@ from zoo.parts.annealing.paths import anneal, linear
 from zoo.parts.estimators import importance_bound
 from zoo.parts.optimizers import LazyAdam
 from zoo.parzen import parzen
-from zoo.walks import nearest
+from zoo.pictures.walks import nearest
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:

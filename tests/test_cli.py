@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import zoo
-from zoo.callbacks import grid
 from zoo.cli import main
 from zoo.hub import save_pretrained
+from zoo.pictures.grids import grid
 from zoo.results import SCHEMA, Results
 
 RECIPE = str(ROOT / "configs/variational/vae_digits.yaml")

@@ -35,7 +35,7 @@ from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
 from zoo.evaluation import Evaluator
 from zoo.hub import from_pretrained, save_pretrained
-from zoo.walks import interpolate
+from zoo.pictures.walks import interpolate
 
 ALL = sorted(zoo.METHODS)
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]

@@ -9,7 +9,7 @@ from PIL import Image
 from zoo import verbs
 from zoo.contract.capabilities import Decodes, Encodes
 from zoo.errors import UsageError
-from zoo.walks import interpolate, mask, nearest, traverse
+from zoo.pictures.walks import interpolate, mask, nearest, traverse
 
 PAIR, NINE = torch.rand(2, 1, 2, 2), torch.rand(9, 1, 2, 2)
 

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from zoo.callbacks import save_film, save_grid
 from zoo.contract.capabilities import Decodes, Encodes, Reconstructs, Samples, Walks
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData
@@ -39,8 +38,9 @@ from zoo.hub import (
     shelf,
 )
 from zoo.pictures import CODES, with_nearest
+from zoo.pictures.grids import save_film, save_grid
+from zoo.pictures.walks import interpolate, traverse
 from zoo.results import Number, Results
-from zoo.walks import interpolate, traverse
 
 TRAINING, CARD = "train.yaml", "README.md"
 DRAWS, SEEDS = "draws.safetensors", "seeds.json"

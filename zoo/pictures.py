@@ -35,7 +35,7 @@ def repair(
     import torch
 
     from zoo.contract.capabilities import Repairs
-    from zoo.walks import mask
+    from zoo.pictures.walks import mask
 
     method, data = _loaded(model, revision, out, n)
     if not isinstance(method, Repairs):
@@ -62,7 +62,7 @@ def interpolate(
         out: The PNG to write.
         revision: Branch, tag or commit on the Hub.
     """
-    from zoo.walks import interpolate
+    from zoo.pictures.walks import interpolate
 
     method, data = _loaded(model, revision, out, n)
     x = data.split("test").x[: 2 * n]
@@ -87,7 +87,7 @@ def traverse(
         out: The PNG to write.
         revision: Branch, tag or commit on the Hub.
     """
-    from zoo.walks import traverse
+    from zoo.pictures.walks import traverse
 
     method, data = _loaded(model, revision, out, n)
     x = data.split("test").x[:CODES]
@@ -119,7 +119,7 @@ def with_nearest(method: Any, data: Any, n: int, seed: int) -> "tuple[Tensor, Te
     import torch
 
     from zoo.contract.capabilities import Samples
-    from zoo.walks import nearest
+    from zoo.pictures.walks import nearest
 
     if not isinstance(method, Samples):
         raise UsageError(f"{type(method).__name__} does not sample")
@@ -150,7 +150,7 @@ def _loaded(model: str, revision: str | None, out: str, n: int) -> tuple[Any, An
 
 
 def _write(images: "Tensor", out: str, columns: int) -> None:
-    from zoo.callbacks import save_grid
+    from zoo.pictures.grids import save_grid
 
     save_grid(images, out, columns)
     sys.stdout.write(f"{len(images)} images: {out}\n")

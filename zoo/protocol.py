@@ -38,6 +38,7 @@ from zoo.parts.annealing.latents import latent_ais
 from zoo.parts.annealing.verdicts import SHORTER, judged
 from zoo.parts.estimators import active_units, bits_per_dim, csl
 from zoo.parzen import parzen
+from zoo.pictures.walks import nearest as nearest_of
 from zoo.representation import (
     aggregate_posterior,
     clustering,
@@ -48,7 +49,6 @@ from zoo.representation import (
     total_correlation,
 )
 from zoo.scene import Scene, as_tensors, code_version
-from zoo.walks import nearest as nearest_of
 
 LOW_ESS = 10.0
 LOOSE_SHARE = 0.1

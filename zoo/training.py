@@ -25,7 +25,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import zoo
 from zoo import data as _data  # noqa: F401  (its classes must be known for their short names to work)
-from zoo.callbacks import Grids, Predictions
 from zoo.contract.capabilities import Samples
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData
@@ -33,6 +32,7 @@ from zoo.errors import OneLine, UsageError, require
 from zoo.evaluation import Evaluator
 from zoo.files import atomic, write_bytes
 from zoo.hub import save_pretrained
+from zoo.training.callbacks import Grids, Predictions
 
 LAST, BEST, CONFIG = "last.ckpt", "best.ckpt", "config.yaml"
 

@@ -49,7 +49,7 @@ def sample(
     name, columns = type(method).__name__, max(1, round(n**0.5))
     generator = torch.Generator().manual_seed(seed)
     if film:
-        from zoo.callbacks import save_film
+        from zoo.pictures.grids import save_film
 
         if not isinstance(method, Walks):
             raise UsageError(f"{name} has no chain to film")
@@ -60,7 +60,7 @@ def sample(
         raise UsageError(f"{name} does not sample")
     images = method.sample(n, generator=generator)
     if suffix == ".png":
-        from zoo.callbacks import save_grid
+        from zoo.pictures.grids import save_grid
 
         save_grid(images, out, columns)
     else:
@@ -116,8 +116,8 @@ def data(
     import time
 
     from zoo import data as modules
-    from zoo.callbacks import save_grid
     from zoo.data.sources import cache_file
+    from zoo.pictures.grids import save_grid
 
     began = time.perf_counter()
     module = getattr(modules, name)()

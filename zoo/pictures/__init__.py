@@ -1,0 +1,1 @@
+"""Grids, films, walks through codes."""
