@@ -27,13 +27,13 @@ from zoo.methods.autoencoders.dae import DAE
 from zoo.methods.energy.rbm import RBM
 from zoo.methods.variational.iwae import IWAE
 from zoo.methods.variational.vae import VAE
-from zoo.metrics import fid, frechet, kid, moments, neighbourhoods
 from zoo.parts.annealing.binary_pair import BinaryPair
 from zoo.parts.annealing.paths import anneal, linear
 from zoo.parts.estimators import importance_bound
 from zoo.parts.optimizers import LazyAdam
-from zoo.parzen import parzen
 from zoo.pictures.walks import nearest
+from zoo.scores.metrics import fid, frechet, kid, moments, neighbourhoods
+from zoo.scores.parzen import parzen
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:

@@ -26,7 +26,7 @@ from zoo.checkpoints import Checkpoint, checkpoints, draw, drawn_again
 from zoo.hub import METRICS
 from zoo.pictures import opened
 from zoo.reproduce import reproduce
-from zoo.results import ABSOLUTE, Number, Results
+from zoo.scores.results import ABSOLUTE, Number, Results
 from zoo.verbs import score
 
 SAMPLES, IMAGES = 5000, 10_000

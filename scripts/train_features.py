@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from zoo.data.sets import MNIST, Digits, FashionMNIST
 from zoo.data.sources import prepared
-from zoo.features import CLASSIFIERS, Classifier, weights_file
 from zoo.files import write_bytes
+from zoo.scores.features import CLASSIFIERS, Classifier, weights_file
 
 DATA = {"digits": Digits, "mnist": MNIST, "fashion_mnist": FashionMNIST}
 EPOCHS = {"digits": 60, "mnist": 8, "fashion_mnist": 16}

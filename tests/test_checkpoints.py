@@ -30,7 +30,7 @@ from zoo.errors import UsageError
 from zoo.files import sha256
 from zoo.hub import CONFIG, METRICS, WEIGHTS, from_pretrained, registry, weights_sha256
 from zoo.reproduce import Training, recipe_of, reproduce
-from zoo.results import Number, Results
+from zoo.scores.results import Number, Results
 
 PUBLISHED = checkpoints()
 TOTAL_BYTES = 150_000_000

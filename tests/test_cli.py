@@ -19,7 +19,7 @@ import zoo
 from zoo.cli import main
 from zoo.hub import save_pretrained
 from zoo.pictures.grids import grid
-from zoo.results import SCHEMA, Results
+from zoo.scores.results import SCHEMA, Results
 
 RECIPE = str(ROOT / "configs/variational/vae_digits.yaml")
 FIT = ["fit", "--config", RECIPE, "--trainer.max_epochs=1", "--score.num_samples=3"]

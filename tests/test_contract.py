@@ -33,9 +33,9 @@ from zoo.contract.learning import ClosedForm, Descent, Game
 from zoo.contract.method import Method
 from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
-from zoo.evaluation import Evaluator
 from zoo.hub import from_pretrained, save_pretrained
 from zoo.pictures.walks import interpolate
+from zoo.scores.evaluation import Evaluator
 
 ALL = sorted(zoo.METHODS)
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]

@@ -11,7 +11,6 @@ from torch.distributions import Bernoulli, Distribution, Independent, Laplace, N
 
 from zoo.contract.capabilities import Weights
 from zoo.errors import UsageError
-from zoo.metrics import PerImage, mean_and_error
 from zoo.parts import estimators
 from zoo.parts.estimators import (
     StreamedBound,
@@ -25,6 +24,7 @@ from zoo.parts.estimators import (
     pairwise_log_prob,
 )
 from zoo.parts.schedules import cosine, tripling_stages, warm_up
+from zoo.scores.metrics import PerImage, mean_and_error
 
 
 @pytest.fixture(autouse=True)

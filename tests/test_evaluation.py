@@ -16,11 +16,11 @@ from zoo.contract.capabilities import Clusters, Conditions, Emits, Encodes, Norm
 from zoo.contract.method import Method
 from zoo.data.sets import Digits, ImageFolder, from_recipe
 from zoo.errors import UsageError
-from zoo.evaluation import Evaluator
-from zoo.features import extractor
 from zoo.parts.annealing.binary_pair import BinaryPair, log_partition
 from zoo.protocol import ON_REQUEST, SECTIONS
-from zoo.results import Results
+from zoo.scores.evaluation import Evaluator
+from zoo.scores.features import extractor
+from zoo.scores.results import Results
 
 
 class Silent(Method):

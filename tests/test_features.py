@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from zoo import features
 from zoo.data.sets import MNIST, Digits, FashionMNIST
 from zoo.errors import UsageError
-from zoo.features import (
+from zoo.scores import features
+from zoo.scores.features import (
     CLASSIFIERS,
     NUM_FEATURES,
     Classifier,

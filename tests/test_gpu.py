@@ -7,7 +7,7 @@ from test_contract import ALL, state, trainer
 
 from zoo.contract.capabilities import Scores
 from zoo.data.sets import Digits
-from zoo.evaluation import Evaluator
+from zoo.scores.evaluation import Evaluator
 
 pytestmark = pytest.mark.gpu
 

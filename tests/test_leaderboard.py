@@ -16,7 +16,7 @@ from zoo.errors import UsageError
 from zoo.hub import CONFIG, METRICS
 from zoo.leaderboard import DIRECTIONS, Board, Entry, boards, entrant
 from zoo.page import write_page
-from zoo.results import Number
+from zoo.scores.results import Number
 
 PUBLISHED = list(checkpoints().values())
 ENTRANTS = [entrant(one) for one in PUBLISHED]

@@ -7,8 +7,8 @@ from test_contract import having, trainer
 
 from zoo.contract.capabilities import Emits, Energies, Normalises, Samples, Scores
 from zoo.data.sets import Digits
-from zoo.features import shipped
-from zoo.metrics import fid
+from zoo.scores.features import shipped
+from zoo.scores.metrics import fid
 
 WIDER = {"GLO": {"latent_dim": 8, "channels": 16, "lr": 5e-3}}
 

@@ -17,10 +17,10 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.inception import InceptionScore as TheirInceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from zoo import metrics
 from zoo.errors import UsageError
-from zoo.features import extractor
-from zoo.metrics import (
+from zoo.scores import metrics
+from zoo.scores.features import extractor
+from zoo.scores.metrics import (
     Estimate,
     FrechetDistance,
     InceptionScore,

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from zoo import parzen as module
 from zoo.data.sets import MNIST, Digits
 from zoo.errors import UsageError
-from zoo.metrics import mean_and_error
-from zoo.parzen import kernel_log_prob, parzen
+from zoo.scores import parzen as module
+from zoo.scores.metrics import mean_and_error
+from zoo.scores.parzen import kernel_log_prob, parzen
 
 
 def cloud(n, dims=5, scale=1.0, offset=0.0):

@@ -10,13 +10,13 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch.distributions import Distribution, Independent, Normal
 
-from zoo import representation
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
 from zoo.parts import estimators
 from zoo.parts.distributions.gaussians import diagonal_gaussian, standard_gaussian
 from zoo.parts.distributions.layers import Chain
-from zoo.representation import (
+from zoo.scores import representation
+from zoo.scores.representation import (
     aggregate_posterior,
     clustering,
     kmeans_clusters,

@@ -13,7 +13,7 @@ from rich.console import Console
 from zoo import files
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
-from zoo.results import SCHEMA, Number, Results, side_by_side
+from zoo.scores.results import SCHEMA, Number, Results, side_by_side
 
 FID = "digits 1x8x8; 359 samples against 359 test images as bytes; digits-cnn-128@1a2b3c4d"
 DYNAMIC = "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0); 359 images, K=5000 samples"

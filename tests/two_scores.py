@@ -8,7 +8,7 @@ from conftest import tiny
 from test_contract import trainer
 
 from zoo.data.sets import Digits
-from zoo.evaluation import Evaluator
+from zoo.scores.evaluation import Evaluator
 
 
 def main(folder: str) -> None:

@@ -17,7 +17,7 @@ from zoo.contract.capabilities import Side
 from zoo.contract.method import Method
 from zoo.files import write_bytes
 from zoo.hub import WEIGHTS, from_pretrained, shelf
-from zoo.results import Number, Results
+from zoo.scores.results import Number, Results
 
 REFERENCES = Path(__file__).parent / "references.yaml"
 INDEX = "MODEL_CARDS.md"

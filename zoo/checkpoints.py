@@ -40,7 +40,7 @@ from zoo.hub import (
 from zoo.pictures import CODES, with_nearest
 from zoo.pictures.grids import save_film, save_grid
 from zoo.pictures.walks import interpolate, traverse
-from zoo.results import Number, Results
+from zoo.scores.results import Number, Results
 
 TRAINING, CARD = "train.yaml", "README.md"
 DRAWS, SEEDS = "draws.safetensors", "seeds.json"

@@ -20,7 +20,7 @@ from rich.text import Text
 import zoo
 from zoo.checkpoints import Checkpoint, over_seeds
 from zoo.errors import require
-from zoo.results import Number, Numbers
+from zoo.scores.results import Number, Numbers
 
 HIGHER, LOWER = True, False
 DIRECTIONS: dict[str, bool] = {

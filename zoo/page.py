@@ -12,7 +12,7 @@ from zoo.cards import Reference, abilities, departures, references
 from zoo.checkpoints import Checkpoint
 from zoo.files import write_bytes
 from zoo.leaderboard import READING, Board, boards, entrant
-from zoo.results import Number
+from zoo.scores.results import Number
 
 PICTURES = {
     "samples.png": "samples",

@@ -32,14 +32,23 @@ from zoo.contract.capabilities import (
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
 from zoo.errors import UsageError, require
-from zoo.features import Features
-from zoo.metrics import Estimate, fid, inception_score, kid, mean_and_error, neighbourhoods, share, wilson
 from zoo.parts.annealing.latents import latent_ais
 from zoo.parts.annealing.verdicts import SHORTER, judged
 from zoo.parts.estimators import active_units, bits_per_dim, csl
-from zoo.parzen import parzen
 from zoo.pictures.walks import nearest as nearest_of
-from zoo.representation import (
+from zoo.scores.features import Features
+from zoo.scores.metrics import (
+    Estimate,
+    fid,
+    inception_score,
+    kid,
+    mean_and_error,
+    neighbourhoods,
+    share,
+    wilson,
+)
+from zoo.scores.parzen import parzen
+from zoo.scores.representation import (
     aggregate_posterior,
     clustering,
     kmeans_clusters,
@@ -48,7 +57,7 @@ from zoo.representation import (
     outlier_auroc,
     total_correlation,
 )
-from zoo.scene import Scene, as_tensors, code_version
+from zoo.scores.scene import Scene, as_tensors, code_version
 
 LOW_ESS = 10.0
 LOOSE_SHARE = 0.1

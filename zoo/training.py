@@ -29,9 +29,9 @@ from zoo.contract.capabilities import Samples
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.errors import OneLine, UsageError, require
-from zoo.evaluation import Evaluator
 from zoo.files import atomic, write_bytes
 from zoo.hub import save_pretrained
+from zoo.scores.evaluation import Evaluator
 from zoo.training.callbacks import Grids, Predictions
 
 LAST, BEST, CONFIG = "last.ckpt", "best.ckpt", "config.yaml"

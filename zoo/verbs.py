@@ -166,9 +166,9 @@ def score(
 
     import zoo
     from zoo.data.sets import from_recipe
-    from zoo.evaluation import Evaluator, console
     from zoo.hub import data_recipe, model_folder
-    from zoo.results import side_by_side
+    from zoo.scores.evaluation import Evaluator, console
+    from zoo.scores.results import side_by_side
     from zoo.training import quieten
 
     Evaluator(num_samples, num_images, metrics, seed=seed)  # refuses what it must before a model is loaded
@@ -215,7 +215,7 @@ def _heading(model: str) -> str:
 def _say_whether_it_agrees(results, folder) -> None:  # noqa: ANN001
     """Hold a score against the results file that lies with the model, if one does."""
     from zoo.hub import METRICS, RESULTS
-    from zoo.results import Results
+    from zoo.scores.results import Results
 
     places = (folder / METRICS, folder / RESULTS, folder.parent / RESULTS)
     file = next((path for path in places if path.is_file()), None)
@@ -241,8 +241,8 @@ def compare(results: list[str]) -> None:
     Args:
         results: Files written by fit, test or score (`results.json`).
     """
-    from zoo.evaluation import console
-    from zoo.results import Results, side_by_side
+    from zoo.scores.evaluation import console
+    from zoo.scores.results import Results, side_by_side
 
     require(len(results) > 1, f"compare needs at least two results files, got {len(results)}")
     read = [Results.read(path) for path in results]
@@ -259,8 +259,8 @@ def _paired(results: list, paths: list[str]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from zoo.evaluation import console
-    from zoo.metrics import mean_and_error
+    from zoo.scores.evaluation import console
+    from zoo.scores.metrics import mean_and_error
 
     first, second = results
     require(first.data == second.data, f"both must score the same images, got {first.data} and {second.data}")
@@ -368,9 +368,9 @@ def leaderboard(
     from pathlib import Path
 
     from zoo.checkpoints import checkpoints
-    from zoo.evaluation import console
     from zoo.hub import shelf
     from zoo.leaderboard import READING, boards, entrant, table
+    from zoo.scores.evaluation import console
 
     words = " ".join(action)
     require(words in ("", "push", "pull"), f"leaderboard takes push, pull or nothing, got {words!r}")

@@ -18,7 +18,7 @@ from zoo.checkpoints import Checkpoint
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.leaderboard import Entrant
-from zoo.results import Number, Numbers
+from zoo.scores.results import Number, Numbers
 
 BOARD = "leaderboard"
 PICTURES = ("samples.png", "reconstructions.png", "interpolations.png")

@@ -15,11 +15,11 @@ from zoo.contract.capabilities import Classifies, Clusters, Decodes, Encodes, Re
 from zoo.contract.method import Method
 from zoo.data.modules import Split
 from zoo.errors import require
-from zoo.evaluation import data_of, results_folder
 from zoo.files import write_bytes
 from zoo.pictures.grids import grid, save_grid
 from zoo.pictures.walks import interpolate
 from zoo.randomness import own_stream
+from zoo.scores.evaluation import data_of, results_folder
 
 
 class Grids(Callback):

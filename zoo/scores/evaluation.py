@@ -1,8 +1,6 @@
 """One protocol for every method: ask what it can do, feed the metrics, print one table, write one file."""
 
-import os
 import platform
-import resource
 import signal
 import sys
 import time
@@ -34,18 +32,18 @@ from zoo.data.modules import ImageData
 from zoo.errors import UsageError, require
 from zoo.files import write_bytes
 from zoo.hub import weights_sha256
-from zoo.metrics import PerImage
 from zoo.parts.estimators import importance_bound, psnr
 from zoo.protocol import ON_REQUEST, SECTIONS, run_sections
 from zoo.randomness import own_stream
-from zoo.results import Results
-from zoo.scene import Scene
+from zoo.scores.hardware import hardware, peak_memory
+from zoo.scores.metrics import PerImage
+from zoo.scores.results import Results
+from zoo.scores.scene import Scene
 
 WIDTH = 200
 PACKAGES = ("generative-zoo", "torch", "lightning", "torchmetrics", "numpy", "scikit-learn", "scipy")
 LIGHT_IMAGES = 1000
 LIGHT = ("fid", "kid")
-MEBI = 2**20
 
 
 class Evaluator(Callback):
@@ -245,28 +243,3 @@ def data_of(trainer: Trainer) -> ImageData:
 def results_folder(trainer: Trainer) -> Path:
     """The folder of the checkpoint that is tested, else the run's."""
     return Path(trainer.ckpt_path).parent if trainer.ckpt_path else Path(trainer.log_dir or ".")
-
-
-def hardware(device: torch.device, world_size: int) -> str:
-    """What the work ran on, in words."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{_cpu_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    return name if world_size == 1 else f"{world_size} processes on {name}"
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def peak_memory(device: torch.device) -> float:
-    """Largest memory so far, in MiB: the device's, or the process's on a CPU."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / MEBI, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

@@ -22,7 +22,7 @@ from rich.text import Text
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError, require
 from zoo.files import write_json
-from zoo.metrics import Z_95
+from zoo.scores.metrics import Z_95
 
 SCHEMA = 2
 ABSOLUTE = 1e-6

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from zoo.errors import require
-from zoo.metrics import Estimate, mean_and_error, share
 from zoo.parts.estimators import PAIRS_AT_ONCE, log_mean_exp, pairwise_log_prob
+from zoo.scores.metrics import Estimate, mean_and_error, share
 
 Rows = Tensor | np.ndarray
 NUM_TRAIN = 20_000

@@ -22,11 +22,11 @@ from zoo.contract.capabilities import Samples, Side
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData, Split
 from zoo.errors import UsageError, require
-from zoo.features import Extractor, Features, as_bytes, extractor
 from zoo.files import sha256
-from zoo.metrics import Estimate, share_interval
 from zoo.randomness import own_stream
-from zoo.results import Number, Numbers
+from zoo.scores.features import Extractor, Features, as_bytes, extractor
+from zoo.scores.metrics import Estimate, share_interval
+from zoo.scores.results import Number, Numbers
 
 BLOCK = 500
 """Images per random stream: part of the protocol."""

@@ -15,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from zoo.contract.shapes import Images, LogProbs
 from zoo.errors import require
-from zoo.features import Extractor, Features
+from zoo.scores.features import Extractor, Features
 
 BLOCKS = 20
 """Blocks of the delete-one-block jackknife behind the standard error of FID."""
