@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
-from zoo.cards import write_card, write_index
-from zoo.checkpoints import Checkpoint, checkpoints, draw, drawn_again
 from zoo.hub import METRICS
 from zoo.pictures import opened
-from zoo.reproduce import reproduce
+from zoo.publishing.cards import write_card, write_index
+from zoo.publishing.checkpoints import Checkpoint, checkpoints, draw, drawn_again
+from zoo.publishing.reproduce import reproduce
 from zoo.scores.results import ABSOLUTE, Number, Results
 from zoo.verbs import score
 

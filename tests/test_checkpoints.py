@@ -13,7 +13,11 @@ from safetensors.torch import load_file
 
 import zoo
 from zoo import cards, verbs
-from zoo.checkpoints import (
+from zoo.contract.capabilities import Side
+from zoo.errors import UsageError
+from zoo.files import sha256
+from zoo.hub import CONFIG, METRICS, WEIGHTS, from_pretrained, registry, weights_sha256
+from zoo.publishing.checkpoints import (
     CARD,
     DRAWS,
     MAX_BYTES,
@@ -25,11 +29,7 @@ from zoo.checkpoints import (
     over_seeds,
     spread,
 )
-from zoo.contract.capabilities import Side
-from zoo.errors import UsageError
-from zoo.files import sha256
-from zoo.hub import CONFIG, METRICS, WEIGHTS, from_pretrained, registry, weights_sha256
-from zoo.reproduce import Training, recipe_of, reproduce
+from zoo.publishing.reproduce import Training, recipe_of, reproduce
 from zoo.scores.results import Number, Results
 
 PUBLISHED = checkpoints()

@@ -18,7 +18,7 @@ import zoo
 from zoo import verbs
 from zoo.errors import UsageError
 from zoo.hub import CONFIG, WEIGHTS, save_pretrained, weights_sha256
-from zoo.publishing import publish
+from zoo.publishing.upload import publish
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 from conftest import ROOT
 
 from zoo import verbs
-from zoo.checkpoints import checkpoints
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.hub import CONFIG, METRICS
 from zoo.leaderboard import DIRECTIONS, Board, Entry, boards, entrant
 from zoo.page import write_page
+from zoo.publishing.checkpoints import checkpoints
 from zoo.scores.results import Number
 
 PUBLISHED = list(checkpoints().values())

@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 from stand_in_wandb import stand_in_wandb
 
-from zoo.checkpoints import checkpoints
 from zoo.leaderboard import READING, boards, entrant
+from zoo.publishing.checkpoints import checkpoints
 
 SLUGS = ("gan-digits", "pca-digits")
 

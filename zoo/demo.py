@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 import zoo
-from zoo.checkpoints import Checkpoint
 from zoo.contract.capabilities import Decodes, Encodes, Repairs, Samples, Walks
 from zoo.errors import UsageError, require
 from zoo.hub import model_folder
@@ -28,6 +27,7 @@ from zoo.leaderboard import SIGNS, boards, entrant
 from zoo.pictures import CODES, opened
 from zoo.pictures.grids import grid, save_film
 from zoo.pictures.walks import SIDES, interpolate, mask, traverse
+from zoo.publishing.checkpoints import Checkpoint
 
 MOST_IMAGES, SIDE_BY_SIDE = 100, 36
 STEPS, DIRECTIONS = 10, 8

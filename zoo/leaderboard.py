@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 import zoo
-from zoo.checkpoints import Checkpoint, over_seeds
 from zoo.errors import require
+from zoo.publishing.checkpoints import Checkpoint, over_seeds
 from zoo.scores.results import Number, Numbers
 
 HIGHER, LOWER = True, False

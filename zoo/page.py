@@ -8,10 +8,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import zoo
-from zoo.cards import Reference, abilities, departures, references
-from zoo.checkpoints import Checkpoint
+from zoo.contract.about import abilities, departures
 from zoo.files import write_bytes
 from zoo.leaderboard import READING, Board, boards, entrant
+from zoo.publishing.checkpoints import Checkpoint
+from zoo.publishing.references import Reference, references
 from zoo.scores.results import Number
 
 PICTURES = {

@@ -308,7 +308,7 @@ def reproduce(
         print_only: Print the commands, run nothing.
         out: Folder of checkpoints; by default the checkout's, whose registry and `MODEL_CARDS.md` follow.
     """
-    from zoo.reproduce import reproduce
+    from zoo.publishing.reproduce import reproduce
 
     reproduce(slugs, budget, seeds, hours, print_only, out)
 
@@ -337,7 +337,7 @@ def publish(
         bool(folders) != all, f"publish needs slugs or folders, or --all, got {' '.join(folders) or 'none'}"
     )
     from zoo.hub import shelf
-    from zoo.publishing import publish
+    from zoo.publishing.upload import publish
 
     chosen = sorted(str(path.parent) for path in shelf().glob("*/config.json")) if all else folders
     publish(chosen, str(org), private, create_pr, dry_run)
@@ -367,9 +367,9 @@ def leaderboard(
     """
     from pathlib import Path
 
-    from zoo.checkpoints import checkpoints
     from zoo.hub import shelf
     from zoo.leaderboard import READING, boards, entrant, table
+    from zoo.publishing.checkpoints import checkpoints
     from zoo.scores.evaluation import console
 
     words = " ".join(action)

@@ -14,10 +14,10 @@ from wandb.errors import UsageError as WandbUsageError
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 import zoo
-from zoo.checkpoints import Checkpoint
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.leaderboard import Entrant
+from zoo.publishing.checkpoints import Checkpoint
 from zoo.scores.results import Number, Numbers
 
 BOARD = "leaderboard"

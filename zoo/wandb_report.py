@@ -12,9 +12,9 @@ import wandb
 import wandb_workspaces.reports.v2.interface as wr  # pyright: ignore[reportMissingImports]
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-from zoo.checkpoints import Checkpoint
 from zoo.errors import UsageError
 from zoo.leaderboard import READING, Board, boards, entrant
+from zoo.publishing.checkpoints import Checkpoint
 
 TITLE = "zoo leaderboard"
 BESIDE = ("test", "error", "side", "unit", "protocol")

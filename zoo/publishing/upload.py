@@ -15,10 +15,10 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
-from zoo.checkpoints import CARD, DRAWS, SEEDS, TRAINING
 from zoo.errors import UsageError, require
 from zoo.files import sha256, write_json
 from zoo.hub import CONFIG, METRICS, REGISTRY, WEIGHTS, model_folder, registry
+from zoo.publishing.checkpoints import CARD, DRAWS, SEEDS, TRAINING
 
 NEEDED = {CONFIG, WEIGHTS, METRICS, TRAINING, CARD}
 KNOWN = NEEDED | {DRAWS, SEEDS}

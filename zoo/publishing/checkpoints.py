@@ -206,3 +206,8 @@ def register(checkpoint: Checkpoint) -> None:
     revisions = known.get("revisions", {}) if known.get("sha256") == hashes else {}
     entries[checkpoint.slug] = {"sha256": hashes, "revisions": revisions}
     write_json(REGISTRY, dict(sorted(entries.items())))
+
+
+def _shown(checkpoint: Checkpoint, key: str) -> Number:
+    """A number, over seeds where there are several."""
+    return over_seeds(checkpoint.results.numbers[key], checkpoint.seeds.get(key, []))

@@ -142,8 +142,8 @@ def run_one(training: Training) -> Path:
 
 def publish(slug: str, runs: Sequence[Path], out: str | None) -> None:
     """Collect the checkpoint of finished runs, write its card, and bring registry and index up to date."""
-    from zoo.cards import write_card, write_index
-    from zoo.checkpoints import collect, register
+    from zoo.publishing.cards import write_card, write_index
+    from zoo.publishing.checkpoints import collect, register
 
     checkpoint = collect(slug, runs[0], runs[1:], Path(out) if out else None)
     write_card(checkpoint)

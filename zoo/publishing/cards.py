@@ -1,39 +1,22 @@
 """Model cards: `README.md` of every checkpoint, `MODEL_CARDS.md` over all; generated, never edited."""
 
-import inspect
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import zoo
-from zoo.checkpoints import CARD, Checkpoint, checkpoints, over_seeds, spread
-from zoo.contract import capabilities
-from zoo.contract.capabilities import Side
-from zoo.contract.method import Method
+from zoo.contract.about import _summary, abilities, departures
 from zoo.files import write_bytes
 from zoo.hub import WEIGHTS, from_pretrained, shelf
+from zoo.publishing.checkpoints import CARD, Checkpoint, _shown, checkpoints, spread
+from zoo.publishing.readme import with_table
+from zoo.publishing.references import Reference, references
 from zoo.scores.results import Number, Results
 
-REFERENCES = Path(__file__).parent / "references.yaml"
 INDEX = "MODEL_CARDS.md"
-BEGIN, END = "<!-- checkpoints -->", "<!-- end of checkpoints -->"
-FIRST = (
-    "log_prob",
-    "log_prob_lower",
-    "log_prob_estimate",
-    "log_prob_optimistic",
-    "accuracy",
-    "reconstruction_psnr",
-    "csl",
-    "inception_score",
-    "reconstruction_error",
-)
-"""Of these, README shows the first that a checkpoint has."""
 MEGABYTE = 1e6
 DATA = {
     "Digits": ("optical digits of scikit-learn (UCI), CC BY 4.0", None),
@@ -58,39 +41,6 @@ HEADLINES = (
 """Numbers that the index shows, in its order."""
 
 
-class Reference(NamedTuple):
-    """A number that others report, or that was expected, beside one of a checkpoint."""
-
-    slug: str
-    metric: str
-    kind: str
-    side: Side
-    value: float
-    unit: str
-    comparable: bool
-    protocol: str
-    source: str
-    why: str
-
-    def __str__(self) -> str:
-        """Side and value."""
-        return f"{self.side.value} {self.value:g}"
-
-    @property
-    def reading(self) -> str:
-        """Whether it stands on the same scale."""
-        return "yes" if self.comparable else "no"
-
-
-def references() -> list[Reference]:
-    """All of `references.yaml`."""
-    entries = yaml.safe_load(REFERENCES.read_text())
-    return [
-        Reference(**(entry | {"side": Side(entry["side"]), "value": float(entry["value"])}))
-        for entry in entries
-    ]
-
-
 def write_card(checkpoint: Checkpoint) -> None:
     """Write the checkpoint's `README.md`."""
     write_bytes(checkpoint.folder / CARD, card(checkpoint).encode())
@@ -103,78 +53,6 @@ def write_index(root: Path | None = None) -> None:
     write_bytes(root.parent / INDEX, index(found).encode())
     if readme.is_file():
         write_bytes(readme, with_table(readme.read_text(), found).encode())
-
-
-def readme_table(found: dict[str, Checkpoint]) -> str:
-    """The table of README: by method, what every checkpoint scores, and what its paper reports."""
-    lines = [
-        "| method | checkpoint | data | likelihood or error | the paper's | FID | coverage |",
-        "|---" * 7 + "|",
-    ]
-    theirs = {}
-    for reference in references():
-        if reference.kind == "paper":
-            theirs.setdefault(reference.slug, reference)
-    before = ""
-    for slug, one in sorted(found.items(), key=lambda item: (item[1].config["class"].lower(), item[0])):
-        numbers = {key: _shown(one, key) for key in one.results.numbers}
-        name, method = next((n for n in FIRST if f"test/{n}" in numbers), None), one.config["class"]
-        cells = (
-            "" if method == before else f"{method}, {_short(zoo.method_class(method).paper)}",
-            f"[{slug}](checkpoints/{slug}/README.md)",
-            re.sub(r" \dx\d+x\d+| \(.*", "", one.results.data["protocol"]),
-            f"{_plain(name)} {numbers[f'test/{name}']} {_unit(numbers[f'test/{name}'].unit)}" if name else "",
-            _in_short(theirs[slug]) if slug in theirs else "",
-            *(_of_samples(numbers.get(f"test/{key}"), found.values()) for key in ("fid", "coverage")),
-        )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-        before = method
-    return "\n".join(lines)
-
-
-def _of_samples(number: Number | None, found: Iterable[Checkpoint]) -> str:
-    """A number of samples, with how many there were where others on the same data had more."""
-    if number is None:
-        return ""
-    data = number.protocol.split()[0]
-    texts = [n.protocol for one in found for n in one.results.numbers.values()]
-    most = max(_sampled(text) for text in texts if text.split()[0] == data)
-    n = _sampled(number.protocol)
-    return str(number) if n == most else f"{number} ({n} samples)"
-
-
-def _sampled(protocol: str) -> int:
-    """How many samples stood against images."""
-    n = re.search(r"(\d+) samples against", protocol)
-    return int(n[1]) if n else 0
-
-
-def _short(citation: str) -> str:
-    """Authors and year."""
-    year = re.findall(r"\b(?:19|20)\d\d\b", citation)[-1]
-    authors = citation.split(". ", maxsplit=1)[0]
-    return f"{authors}. {year}" if authors.endswith("et al") else f"{authors} {year}"
-
-
-def _plain(name: str) -> str:
-    """A metric's name without its side, which stands before the value."""
-    return re.sub(r"_(lower|estimate|optimistic)$", "", name).replace("_", " ")
-
-
-def _unit(unit: str) -> str:
-    return unit.removesuffix("/image")
-
-
-def _in_short(reference: Reference) -> str:
-    how = "" if reference.comparable else " (other protocol)"
-    return f"{_plain(reference.metric.removeprefix('test/'))} {reference} {_unit(reference.unit)}{how}"
-
-
-def with_table(readme: str, found: dict[str, Checkpoint]) -> str:
-    """README with its generated table brought up to date."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{readme_table(found)}\n{END}{after}"
 
 
 def card(checkpoint: Checkpoint) -> str:
@@ -246,28 +124,6 @@ def index(found: dict[str, Checkpoint]) -> str:
     return _render("index.md.jinja", sections=sections)
 
 
-def departures(kind: type[Method]) -> str:
-    """What the method's file says of how it differs from the paper, on one line."""
-    text = inspect.getdoc(inspect.getmodule(kind)) or ""
-    _, _, rest = text.partition("Departs from the paper:")
-    line = " ".join(rest.split("\n\n")[0].split())
-    return line[:1].upper() + line[1:] if line else "None known."
-
-
-def abilities(kind: type[Method]) -> list[str]:
-    """Names of the method's capabilities."""
-    named = [
-        c
-        for _, c in inspect.getmembers(capabilities, inspect.isclass)
-        if c.__module__ == capabilities.__name__
-    ]
-    return sorted(c.__name__ for c in named if issubclass(kind, c))
-
-
-def _summary(kind: type[Method]) -> str:
-    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
-
-
 def _recipe(slug: str) -> str:
     path = zoo.recipe_files().get(slug)
     return f"configs/{path.parent.name}/{path.name}" if path else "unknown"
@@ -311,11 +167,6 @@ def _headline(slug: str, checkpoint: Checkpoint, names: Sequence[str]) -> dict[s
         key = f"test/{name}"
         cells.append(str(_shown(checkpoint, key)) if key in results.numbers else "")
     return {"slug": slug, "data": results.data["protocol"], "cells": cells}
-
-
-def _shown(checkpoint: Checkpoint, key: str) -> Number:
-    """A number, over seeds where there are several."""
-    return over_seeds(checkpoint.results.numbers[key], checkpoint.seeds.get(key, []))
 
 
 def _cost(checkpoint: Checkpoint) -> str:
