@@ -13,8 +13,8 @@ from zoo import verbs
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.hub import CONFIG, METRICS
-from zoo.leaderboard import DIRECTIONS, Board, Entry, boards, entrant
-from zoo.page import write_page
+from zoo.leaderboard.page import write_page
+from zoo.leaderboard.table import DIRECTIONS, Board, Entry, boards, entrant
 from zoo.publishing.checkpoints import checkpoints
 from zoo.scores.results import Number
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from stand_in_wandb import stand_in_wandb
 
-from zoo.leaderboard import READING, boards, entrant
+from zoo.leaderboard.table import READING, boards, entrant
 from zoo.publishing.checkpoints import checkpoints
 
 SLUGS = ("gan-digits", "pca-digits")

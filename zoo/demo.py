@@ -23,7 +23,7 @@ import zoo
 from zoo.contract.capabilities import Decodes, Encodes, Repairs, Samples, Walks
 from zoo.errors import UsageError, require
 from zoo.hub import model_folder
-from zoo.leaderboard import SIGNS, boards, entrant
+from zoo.leaderboard.table import SIGNS, boards, entrant
 from zoo.pictures import CODES, opened
 from zoo.pictures.grids import grid, save_film
 from zoo.pictures.walks import SIDES, interpolate, mask, traverse

@@ -368,7 +368,7 @@ def leaderboard(
     from pathlib import Path
 
     from zoo.hub import shelf
-    from zoo.leaderboard import READING, boards, entrant, table
+    from zoo.leaderboard.table import READING, boards, entrant, table
     from zoo.publishing.checkpoints import checkpoints
     from zoo.scores.evaluation import console
 
@@ -377,17 +377,17 @@ def leaderboard(
     found = [] if words == "pull" else list(checkpoints(Path(root) if root else None).values())
     require(bool(found) or words == "pull", f"root must hold checkpoints, found none in {root or shelf()}")
     if words == "push":
-        from zoo.wandb_board import push
+        from zoo.leaderboard.wandb_board import push
 
         push(found, project, entity)
         return
     if html is not None:
-        from zoo.page import write_page
+        from zoo.leaderboard.page import write_page
 
         sys.stdout.write(f"leaderboard: {write_page(found, Path(html))}\n")
         return
     if words == "pull":
-        from zoo.wandb_board import pull
+        from zoo.leaderboard.wandb_board import pull
 
         entrants = pull(project, entity)
     else:

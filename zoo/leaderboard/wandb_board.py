@@ -16,7 +16,7 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 import zoo
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
-from zoo.leaderboard import Entrant
+from zoo.leaderboard.table import Entrant
 from zoo.publishing.checkpoints import Checkpoint
 from zoo.scores.results import Number, Numbers
 
@@ -88,7 +88,7 @@ def _report(found: Sequence[Checkpoint], runs: Mapping[str, Any], board: Any) ->
     if board.offline or board.disabled:
         return "no report: W&B is offline"
     try:
-        from zoo.wandb_report import save
+        from zoo.leaderboard.wandb_report import save
     except ModuleNotFoundError as error:
         return f'no report: it needs the extra report (pip install "generative-zoo[report]"): {error}'
     urls = {slug: run.url for slug, run in runs.items()}

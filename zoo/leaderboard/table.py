@@ -52,8 +52,6 @@ DIRECTIONS: dict[str, bool] = {
     "outlier_auroc": HIGHER,
 }
 """What is ranked, in the order of the boards, and which way is better."""
-
-
 FLOORS = {"train": "training images", "independent_pixels": "independent pixels"}
 
 

@@ -13,7 +13,7 @@ import wandb_workspaces.reports.v2.interface as wr  # pyright: ignore[reportMiss
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from zoo.errors import UsageError
-from zoo.leaderboard import READING, Board, boards, entrant
+from zoo.leaderboard.table import READING, Board, boards, entrant
 from zoo.publishing.checkpoints import Checkpoint
 
 TITLE = "zoo leaderboard"

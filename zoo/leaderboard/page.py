@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import zoo
 from zoo.contract.about import abilities, departures
 from zoo.files import write_bytes
-from zoo.leaderboard import READING, Board, boards, entrant
+from zoo.leaderboard.table import READING, Board, boards, entrant
 from zoo.publishing.checkpoints import Checkpoint
 from zoo.publishing.references import Reference, references
 from zoo.scores.results import Number

@@ -1,0 +1,1 @@
+"""Checkpoints ranked, in the terminal, as a page, on W&B."""
