@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     try:
         if argv[0] in HEAVY:
-            from zoo.training import run
+            from zoo.cli.fit import run
 
             run(argv)
         else:

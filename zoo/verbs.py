@@ -169,7 +169,7 @@ def score(
     from zoo.hub import data_recipe, model_folder
     from zoo.scores.evaluation import Evaluator, console
     from zoo.scores.results import side_by_side
-    from zoo.training import quieten
+    from zoo.training.runs import quieten
 
     Evaluator(num_samples, num_images, metrics, seed=seed)  # refuses what it must before a model is loaded
     quieten()
@@ -409,7 +409,7 @@ def demo(models: Sequence[str] = (), host: str = "127.0.0.1", port: int = 7860) 
     """
     require(1 <= port <= MOST_PORT, f"port must be between 1 and {MOST_PORT}, got {port}")
     try:
-        from zoo.demo import serve
+        from zoo.cli.demo import serve
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise

@@ -13,7 +13,7 @@ import yaml
 import zoo
 from zoo.errors import UsageError, require
 from zoo.hub import RESULTS, WEIGHTS
-from zoo.training import CONFIG, LAST
+from zoo.training.runs import CONFIG, LAST
 
 Budget = Literal["cpu", "gpu", "paper"]
 

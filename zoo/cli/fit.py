@@ -1,15 +1,10 @@
-"""The heavy verbs: LightningCLI, the folder of a run, and what happens after a fit."""
+"""The heavy verbs through LightningCLI: `fit`, `validate`, `test`, `predict`, and what happens after a fit."""
 
-import csv
 import inspect
-import io
-import logging
 import pickle
 import re
 import shutil
 import sys
-import time
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,24 +12,30 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 import zoo
-from zoo import data as _data  # noqa: F401  (its classes must be known for their short names to work)
 from zoo.contract.capabilities import Samples
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.errors import OneLine, UsageError, require
-from zoo.files import atomic, write_bytes
+from zoo.files import write_bytes
 from zoo.hub import save_pretrained
 from zoo.scores.evaluation import Evaluator
 from zoo.training.callbacks import Grids, Predictions
-
-LAST, BEST, CONFIG = "last.ckpt", "best.ckpt", "config.yaml"
+from zoo.training.runs import (
+    BEST,
+    CONFIG,
+    LAST,
+    AtomicCheckpoints,
+    Continuity,
+    Progress,
+    RunLog,
+    _new_folder,
+    quieten,
+)
 
 
 def run(argv: list[str]) -> None:
@@ -80,22 +81,6 @@ def run(argv: list[str]) -> None:
         torch.distributed.destroy_process_group()  # its threads may abort a process that ends without this
 
 
-def quieten() -> None:
-    """Silence advice about choices that are made on purpose."""
-    for message in (
-        ".*does not have many workers.*",
-        ".*LeafSpec.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*The number of training batches.*",
-        ".*Total length of .list. across ranks is zero.*",
-        ".*`broadcast_buffers` is deprecated.*",
-        ".*callbacks used to create the checkpoint need to be provided.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-
-
 def _with_config_of_run(argv: list[str]) -> list[str]:
     """`--ckpt_path` alone is enough: the run's own config.yaml lies beside the checkpoint."""
     if any(a in ("--config", "-c") or a.startswith("--config=") for a in argv):
@@ -127,57 +112,6 @@ def _data_modules(base: type = ImageData) -> set[str]:
     return children if inspect.isabstract(base) else children | {base.__name__}
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints appear whole or not at all, also where the temporary folder is on another disk."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
-    ) -> None:
-        """Write beside the target, then rename."""
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_bytes(path, content.getvalue())
-
-
-class RunLog(CSVLogger):
-    """metrics.csv in the run's folder; a resumed run goes on where its checkpoint was written."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder.parent.parent, name=folder.parent.name, version=folder.name, flush_logs_every_n_steps=1
-        )
-        self._before = folder / "metrics.csv"
-        self._rows: list[dict[str, str]] = []
-        if self._before.is_file():
-            with self._before.open(newline="") as file:
-                self._rows = list(csv.DictReader(file))
-
-    def log_hyperparams(self, params: Any = None) -> None:
-        """Nothing: config.yaml has them."""
-
-    @rank_zero_only
-    def keep_until(self, epoch: int) -> None:
-        """Write the rows of earlier epochs back; call before anything is logged."""
-        kept = [row for row in self._rows if row.get("epoch") and int(row["epoch"]) < epoch]
-        writer = self.experiment
-        writer.metrics_keys = sorted({key for row in kept for key in row}) if kept else []
-        if kept:
-            with atomic(self._before) as temporary, temporary.open("w", newline="") as file:
-                rows = csv.DictWriter(file, fieldnames=writer.metrics_keys)
-                rows.writeheader()
-                rows.writerows(kept)
-
-
-class Continuity(Callback):
-    """Lets a resumed run keep its earlier metrics."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The checkpoint has been read: its epoch is known."""
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLog):
-                logger.keep_until(trainer.current_epoch)
-
-
 class SaveConfig(SaveConfigCallback):
     """config.yaml in the folder of a fit; another config there is never overwritten."""
 
@@ -192,26 +126,6 @@ class SaveConfig(SaveConfigCallback):
             number += 1
             path = Path(folder) / f"config_resumed_{number}.yaml"
         write_bytes(path, text.encode())
-
-
-class Progress(RichProgressBar):
-    """Rich's progress bar, drawn five times a second and not at every batch, without the version number."""
-
-    INTERVAL = 0.2
-    drawn = 0.0
-
-    def refresh(self, hard: bool = False) -> None:
-        """Draw if it must be or if it is time to."""
-        now = time.monotonic()
-        if hard or now - self.drawn >= self.INTERVAL:
-            self.drawn = now
-            super().refresh(hard)
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands at the end of the bar."""
-        return {
-            key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"
-        }
 
 
 class ZooCLI(LightningCLI):
@@ -379,22 +293,6 @@ class ZooCLI(LightningCLI):
                 f"load:    python -c \"import zoo; print(zoo.from_pretrained('{model}').sample(4).shape)\"\n"
                 f"sample:  python -m zoo sample {model} --n 64 --out samples.png\n"
             )
-
-
-def _new_folder(parent: Path) -> Path:
-    """Reserve `version_N`, the first that does not exist; processes other than the first take the newest."""
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 0
-    while True:
-        folder = parent / f"version_{number}"
-        try:
-            if rank_zero_only.rank == 0:
-                folder.mkdir()
-            elif (parent / f"version_{number + 1}").exists():
-                raise FileExistsError
-            return folder
-        except FileExistsError:
-            number += 1
 
 
 def _listed(value: Any) -> list:
