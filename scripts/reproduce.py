@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
+from zoo.cli.verbs.scoring import score
 from zoo.hub import METRICS
-from zoo.pictures import opened
 from zoo.publishing.cards import write_card, write_index
 from zoo.publishing.checkpoints import Checkpoint, checkpoints, draw, drawn_again
+from zoo.publishing.opened import opened
 from zoo.publishing.reproduce import reproduce
 from zoo.scores.results import ABSOLUTE, Number, Results
-from zoo.verbs import score
 
 SAMPLES, IMAGES = 5000, 10_000
 

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import zoo
-from zoo.cli import main
+from zoo.cli.main import main
 from zoo.hub import save_pretrained
 from zoo.pictures.grids import grid
 from zoo.scores.results import SCHEMA, Results

@@ -7,7 +7,7 @@ import yaml
 from conftest import ROOT
 
 import zoo
-from zoo.cli import main
+from zoo.cli.main import main
 
 RECIPES = zoo.recipe_files()
 

@@ -16,7 +16,7 @@ from PIL import Image
 import zoo
 from zoo import verbs
 from zoo.errors import UsageError
-from zoo.pictures import opened
+from zoo.publishing.opened import opened
 
 MODELS = ("gan-digits", "pca-digits", "rbm-digits", "vae-digits")
 

@@ -24,10 +24,10 @@ from zoo.contract.capabilities import Decodes, Encodes, Repairs, Samples, Walks
 from zoo.errors import UsageError, require
 from zoo.hub import model_folder
 from zoo.leaderboard.table import SIGNS, boards, entrant
-from zoo.pictures import CODES, opened
 from zoo.pictures.grids import grid, save_film
-from zoo.pictures.walks import SIDES, interpolate, mask, traverse
+from zoo.pictures.walks import CODES, EDGES, interpolate, mask, traverse
 from zoo.publishing.checkpoints import Checkpoint
+from zoo.publishing.opened import opened
 
 MOST_IMAGES, SIDE_BY_SIDE = 100, 36
 STEPS, DIRECTIONS = 10, 8
@@ -218,7 +218,7 @@ def _repair_tab(models: Sequence[str]) -> None:
     with gr.Tab("Repair"):
         with gr.Row():
             model, place = gr.Dropdown(models, label="Model"), _place("Test image", 0)
-            also, seed = gr.Dropdown([NOTHING, *SIDES], label="Hide also"), _seed()
+            also, seed = gr.Dropdown([NOTHING, *EDGES], label="Hide also"), _seed()
         begin = gr.Button("Show the image")
         with gr.Row():
             editor = gr.ImageEditor(

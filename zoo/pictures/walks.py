@@ -9,12 +9,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from zoo.contract.capabilities import Decodes, Encodes
+from zoo.contract.capabilities import Decodes, Encodes, Samples
 from zoo.errors import UsageError, require
 
+CODES = 1000
+"""Test images whose codes give the principal directions."""
 ROWS_AT_ONCE = 500
-Side = Literal["left", "right", "top", "bottom", "border"]
-SIDES: tuple[Side, ...] = get_args(Side)
+Edge = Literal["left", "right", "top", "bottom", "border"]
+EDGES: tuple[Edge, ...] = get_args(Edge)
 
 
 @torch.no_grad()
@@ -90,7 +92,7 @@ def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([distance for distance, _ in found]), torch.cat([position for _, position in found])
 
 
-def mask(shape: tuple[int, int, int], hidden: Side) -> Tensor:
+def mask(shape: tuple[int, int, int], hidden: Edge) -> Tensor:
     """Which pixels [C, H, W] are known: 0 in the hidden half, or outside the middle of the picture."""
     channels, height, width = shape
     known = torch.ones(channels, height, width)
@@ -105,6 +107,16 @@ def mask(shape: tuple[int, int, int], hidden: Side) -> Tensor:
         columns = slice(0, width // 2) if hidden == "left" else slice(width - width // 2, None)
     known[:, rows, columns] = 0
     return known
+
+
+def with_nearest(method: Any, data: Any, n: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples [n, C, H, W], the training image nearest to each, and their distances [n]."""
+    if not isinstance(method, Samples):
+        raise UsageError(f"{type(method).__name__} does not sample")
+    images = method.sample(n, generator=torch.Generator().manual_seed(seed))
+    references = data.originals("train").float() / 255
+    distances, positions = nearest(images, references)
+    return images, references[positions], distances
 
 
 def _needs_codes(method: Any) -> None:

@@ -37,9 +37,8 @@ from zoo.hub import (
     registry,
     shelf,
 )
-from zoo.pictures import CODES, with_nearest
 from zoo.pictures.grids import save_film, save_grid
-from zoo.pictures.walks import interpolate, traverse
+from zoo.pictures.walks import CODES, interpolate, traverse, with_nearest
 from zoo.scores.results import Number, Results
 
 TRAINING, CARD = "train.yaml", "README.md"

@@ -1,17 +1,69 @@
 """The verbs that make pictures of a saved method and images of its test split."""
 
+import os
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from zoo.errors import UsageError, require
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-    from torch import Tensor
+def sample(
+    model: str,
+    n: int = 64,
+    seed: int = 0,
+    out: str | None = None,
+    film: bool = False,
+    frames: int = 60,
+    revision: str | None = None,
+) -> None:
+    """Draw images from a saved model.
 
-CODES = 1000
-"""Test images whose codes give the principal directions."""
+    Args:
+        model: A slug (`vae-mnist`), a folder (`.../model`), or `owner/name` on the Hub.
+        n: How many images.
+        seed: Seed of the draw.
+        out: A .png (one grid) or .safetensors (tensor `images`, [n, C, H, W] in [0, 1]); of a film, a .gif or
+            an animated .png. By default samples.png or film.gif.
+        film: Show the Markov chains on their way to the images.
+        frames: Most frames of a film, evenly spaced over the chains' steps.
+        revision: Branch, tag or commit on the Hub.
+    """
+    out = out or ("film.gif" if film else "samples.png")
+    suffix = os.path.splitext(out)[1]
+    kinds = (".gif", ".png") if film else (".png", ".safetensors")
+    require(suffix in kinds, f"out must end in {' or '.join(kinds)}, got {out!r}")
+    require(n >= 1, f"n must be at least 1, got {n}")
+    require(frames >= 1, f"frames must be at least 1, got {frames}")
+    require(seed >= 0, f"seed must not be negative, got {seed}")
+
+    import zoo
+    from zoo.contract.capabilities import Samples, Walks
+
+    method = zoo.from_pretrained(model, revision)
+    name, columns = type(method).__name__, max(1, round(n**0.5))
+    generator = torch.Generator().manual_seed(seed)
+    if film:
+        from zoo.pictures.grids import save_film
+
+        if not isinstance(method, Walks):
+            raise UsageError(f"{name} has no chain to film")
+        save_film(method.walk(n, generator=generator), out, columns, frames)
+        sys.stdout.write(f"film of {n} chains: {out}\n")
+        return
+    if not isinstance(method, Samples):
+        raise UsageError(f"{name} does not sample")
+    images = method.sample(n, generator=generator)
+    if suffix == ".png":
+        from zoo.pictures.grids import save_grid
+
+        save_grid(images, out, columns)
+    else:
+        from safetensors.torch import save
+
+        from zoo.files import write_bytes
+
+        write_bytes(out, save({"images": images.contiguous()}))
+    sys.stdout.write(f"{n} images: {out}\n")
 
 
 def repair(
@@ -87,7 +139,7 @@ def traverse(
         out: The PNG to write.
         revision: Branch, tag or commit on the Hub.
     """
-    from zoo.pictures.walks import traverse
+    from zoo.pictures.walks import CODES, traverse
 
     method, data = _loaded(model, revision, out, n)
     x = data.split("test").x[:CODES]
@@ -108,48 +160,24 @@ def nearest(
     """
     import torch
 
+    from zoo.pictures.walks import with_nearest
+
     method, data = _loaded(model, revision, out, n)
     images, found, distances = with_nearest(method, data, n, seed)
     _write(torch.cat((images, found)), out, n)
     sys.stdout.write("distances: " + " ".join(f"{distance:.2f}" for distance in distances.tolist()) + "\n")
 
 
-def with_nearest(method: Any, data: Any, n: int, seed: int) -> "tuple[Tensor, Tensor, Tensor]":
-    """Samples [n, C, H, W], the training image nearest to each, and their distances [n]."""
-    import torch
-
-    from zoo.contract.capabilities import Samples
-    from zoo.pictures.walks import nearest
-
-    if not isinstance(method, Samples):
-        raise UsageError(f"{type(method).__name__} does not sample")
-    images = method.sample(n, generator=torch.Generator().manual_seed(seed))
-    references = data.originals("train").float() / 255
-    distances, positions = nearest(images, references)
-    return images, references[positions], distances
-
-
-def opened(folder: "Path") -> tuple[Any, Any]:
-    """The method that was saved there, and the data it was trained on."""
-    import zoo
-    from zoo.data.sets import from_recipe
-    from zoo.hub import data_recipe
-
-    method, data = zoo.from_pretrained(folder), from_recipe(data_recipe(folder))
-    data.prepare_data()
-    data.setup()
-    return method, data
-
-
 def _loaded(model: str, revision: str | None, out: str, n: int) -> tuple[Any, Any]:
     require(out.endswith(".png"), f"out must end in .png, got {out!r}")
     require(n >= 1, f"n must be at least 1, got {n}")
     from zoo.hub import model_folder
+    from zoo.publishing.opened import opened
 
     return opened(model_folder(model, revision))
 
 
-def _write(images: "Tensor", out: str, columns: int) -> None:
+def _write(images: Any, out: str, columns: int) -> None:
     from zoo.pictures.grids import save_grid
 
     save_grid(images, out, columns)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from zoo.errors import NonFiniteError, UsageError
+from zoo.errors import NonFiniteError, UsageError, require
 
 HEAVY = ("fit", "validate", "test", "predict")
 USAGE = """\
@@ -53,8 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             run(argv)
         else:
-            from zoo.verbs import run
+            from zoo.cli.light import VERBS, run
 
+            known = ", ".join([*HEAVY, *VERBS])
+            require(argv[0] in VERBS, f"unknown verb {argv[0]!r}: choose from {known}")
             run(argv)
     except UsageError as error:
         _stop(str(error), 2)

@@ -1,0 +1,66 @@
+"""The parser of the light verbs: nothing here imports Lightning's trainer before it must."""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+from zoo.cli.verbs.listing import data, list_
+from zoo.cli.verbs.pictures import interpolate, nearest, repair, sample, traverse
+from zoo.cli.verbs.publishing import demo, leaderboard, publish, reproduce
+from zoo.cli.verbs.scoring import compare, score
+from zoo.errors import OneLine
+
+VERBS = {
+    "sample": sample,
+    "repair": repair,
+    "interpolate": interpolate,
+    "traverse": traverse,
+    "nearest": nearest,
+    "score": score,
+    "compare": compare,
+    "leaderboard": leaderboard,
+    "demo": demo,
+    "reproduce": reproduce,
+    "publish": publish,
+    "list": list_,
+    "data": data,
+}
+
+
+def run(argv: list[str]) -> None:
+    """Parse and run one light verb."""
+    from jsonargparse import ArgumentParser
+
+    class Parser(OneLine, ArgumentParser):
+        """Says what is wrong in one line."""
+
+    function = VERBS[argv[0]]
+    description = (function.__doc__ or "").split("\n")[0]
+    parser = Parser(prog=f"zoo {argv[0]}", description=description, allow_abbrev=False)
+    parameters = inspect.signature(function).parameters
+    own: set[str | int] = {
+        name
+        for name, p in parameters.items()
+        if p.annotation in (bool, list[str], list[str] | None, Sequence[str])
+    }
+    for name in [name for name in parameters if name in own]:
+        text, needed = _described(function, name), parameters[name].default is inspect.Parameter.empty
+        if parameters[name].annotation is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=text)
+        elif parameters[name].annotation == Sequence[str]:
+            parser.add_argument(name, nargs="*", help=text)
+        else:
+            parser.add_argument(name if needed else f"--{name}", nargs="+", help=text)
+    parser.add_function_arguments(function, as_positional=True, skip=own)
+    function(**vars(parser.parse_args([_underscored(word) for word in argv[1:]])))
+
+
+def _underscored(word: str) -> str:
+    """`--print-only` is `--print_only`."""
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if word.startswith("--") else word
+
+
+def _described(function: Callable, name: str) -> str:
+    """An argument's line in the docstring."""
+    lines = [line.strip() for line in (function.__doc__ or "").splitlines()]
+    return next(line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: "))
