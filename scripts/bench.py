@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 
 import torch
-import zoo.estimators
 from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +26,7 @@ from zoo.methods.autoencoders.dae import DAE
 from zoo.methods.energy.rbm import RBM
 from zoo.methods.variational.iwae import IWAE
 from zoo.methods.variational.vae import VAE
+from zoo.parts import estimators
 from zoo.parts.annealing.binary_pair import BinaryPair
 from zoo.parts.annealing.paths import anneal, linear
 from zoo.parts.estimators import importance_bound
@@ -134,7 +134,7 @@ def bound(method: VAE, x: torch.Tensor, budget: int) -> Callable[[], None]:
     """The importance bound with so many pixels decoded at once."""
 
     def work() -> None:
-        zoo.estimators.PIXELS_IN_CACHE = budget
+        estimators.PIXELS_IN_CACHE = budget
         importance_bound(method.weigh, x, 500)
 
     return work
@@ -207,7 +207,7 @@ def main() -> None:
         ),
         (
             "L_500, chunks in cache",
-            seconds(bound(vae, images, zoo.estimators.PIXELS_IN_CACHE), 3),
+            seconds(bound(vae, images, estimators.PIXELS_IN_CACHE), 3),
             "L_500, one chunk",
             seconds(bound(vae, images, 2**30), 3),
         ),

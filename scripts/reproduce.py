@@ -22,7 +22,7 @@ from rich.table import Table
 
 import zoo
 from zoo.cli.verbs.scoring import score
-from zoo.hub import METRICS
+from zoo.hub import METRICS, recipe_files
 from zoo.publishing.cards import write_card, write_index
 from zoo.publishing.checkpoints import Checkpoint, checkpoints, draw, drawn_again
 from zoo.publishing.opened import opened
@@ -45,7 +45,7 @@ def main() -> None:
     if arguments.verb == "train":
         modules = {path.rsplit(".", 1)[1] for path in zoo.METHODS.values()}
         slugs = [f"{module.replace('_', '-')}-{arguments.pattern}" for module in sorted(modules)]
-        known = zoo.recipe_files()
+        known = recipe_files()
         reproduce([slug for slug in slugs if slug in known], seeds=arguments.seeds, hours=arguments.hours)
         return
     found = {slug: one for slug, one in checkpoints().items() if fnmatch(slug, arguments.pattern)}

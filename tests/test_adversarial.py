@@ -270,7 +270,7 @@ def test_the_gradient_penalty_looks_between_real_and_generated_with_a_share_per_
     method = dcgan(**WGAN)
     seen = {}
     monkeypatch.setattr(
-        "zoo.adversarial.gan.gradient_norms", lambda f, x: seen.update(x=x) or torch.ones(len(x))
+        "zoo.methods.adversarial.gan.gradient_norms", lambda f, x: seen.update(x=x) or torch.ones(len(x))
     )
     real, fake = torch.zeros(50, *SHAPE), torch.ones(50, *SHAPE)
     assert method.gradient_penalty(real, fake).sum() == 0

@@ -8,10 +8,10 @@ import torch
 from conftest import tiny
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
-from zoo import annealing
 from zoo.contract.capabilities import Explanation, Partition, Weights
 from zoo.data.sets import MNIST
 from zoo.errors import UsageError
+from zoo.parts.annealing import binary_pair
 from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition, raise_log_prob, settings
 from zoo.parts.annealing.latents import LatentPath, latent_ais, latent_ais_back
 from zoo.parts.annealing.paths import Path, anneal, anneal_back, linear, sigmoid, tripartite, upper_bound
@@ -120,7 +120,7 @@ def test_states_are_visited_once_each_in_the_order_of_their_numbers():
 def test_enumeration_in_chunks_changes_nothing(budget, monkeypatch):
     pair = pair_of(9, 30)
     whole = pair.log_densities()
-    monkeypatch.setattr(annealing, "ENUMERATED_AT_ONCE", budget)
+    monkeypatch.setattr(binary_pair, "ENUMERATED_AT_ONCE", budget)
     torch.testing.assert_close(pair.log_densities(), whole, rtol=0, atol=1e-12)
 
 

@@ -14,11 +14,12 @@ from test_contract import trainer
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
+from zoo import from_pretrained
 from zoo.contract.batch import Batch
+from zoo.contract.saved import save_pretrained
 from zoo.data.modules import ImageData, Rows
 from zoo.data.sets import MNIST, Digits
 from zoo.errors import UsageError
-from zoo.hub import from_pretrained, save_pretrained
 from zoo.methods.autoencoders.dae import DAE
 from zoo.methods.autoencoders.pca import FLOOR, PCA
 from zoo.parts.corruption import GaussianNoise, Mask, SaltAndPepper, process

@@ -12,11 +12,16 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 import zoo
-from zoo import cards, verbs
+from zoo import from_pretrained
+from zoo.cli.light import run
+from zoo.cli.verbs.scoring import score
+from zoo.contract.about import departures
 from zoo.contract.capabilities import Side
+from zoo.contract.saved import weights_sha256
 from zoo.errors import UsageError
 from zoo.files import sha256
-from zoo.hub import CONFIG, METRICS, WEIGHTS, from_pretrained, registry, weights_sha256
+from zoo.hub import CONFIG, METRICS, WEIGHTS, recipe_files, registry
+from zoo.publishing import cards
 from zoo.publishing.checkpoints import (
     CARD,
     DRAWS,
@@ -29,6 +34,8 @@ from zoo.publishing.checkpoints import (
     over_seeds,
     spread,
 )
+from zoo.publishing.readme import with_table
+from zoo.publishing.references import references
 from zoo.publishing.reproduce import Training, recipe_of, reproduce
 from zoo.scores.results import Number, Results
 
@@ -93,7 +100,7 @@ def test_a_card_states_every_number_with_side_protocol_and_command(collected):
         assert f"{place}. {number.protocol}" in text
     assert "`python -m zoo score vae-digits`" in text
     assert "`python -m zoo reproduce vae-digits --seeds 2`" in text
-    assert cards.departures(zoo.method_class("VAE")) in text
+    assert departures(zoo.method_class("VAE")) in text
     metadata = yaml.safe_load(text.split("---")[1])
     listed = metadata["model-index"][0]["results"][0]["metrics"]
     assert {entry["type"]: entry["value"] for entry in listed} == {
@@ -102,8 +109,8 @@ def test_a_card_states_every_number_with_side_protocol_and_command(collected):
 
 
 def test_references_name_recipes_and_sides():
-    for reference in cards.references():
-        assert reference.slug in zoo.recipe_files()
+    for reference in references():
+        assert reference.slug in recipe_files()
         assert reference.kind in ("paper", "public", "target")
         assert isinstance(reference.side, Side)
         assert reference.metric.startswith("test/")
@@ -152,7 +159,7 @@ def test_reproduce_goes_on_with_an_interrupted_run_and_keeps_a_finished_one(tmp_
 
 def test_a_run_of_another_recipe_does_not_count(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recipe = zoo.recipe_files()["vae-digits"]
+    recipe = recipe_files()["vae-digits"]
     settings = yaml.safe_load(recipe.read_text())
     settings["model"]["class_path"] = "zoo.VAE"
     run = tmp_path / "runs/reproduce/seed_0/vae-digits/version_0"
@@ -204,7 +211,7 @@ def test_a_published_checkpoint_is_what_it_says(slug):
 def test_the_index_is_generated():
     assert (ROOT / cards.INDEX).read_text() == cards.index(PUBLISHED)
     readme = (ROOT / "README.md").read_text()
-    assert readme == cards.with_table(readme, PUBLISHED)
+    assert readme == with_table(readme, PUBLISHED)
 
 
 def test_every_command_of_the_tour_in_readme_runs(tmp_path, monkeypatch, capsys):
@@ -216,7 +223,7 @@ def test_every_command_of_the_tour_in_readme_runs(tmp_path, monkeypatch, capsys)
     for command in commands:
         words = shlex.split(command, comments=True)
         assert words[:3] == ["python", "-m", "zoo"]
-        verbs.run(words[3:])
+        run(words[3:])
     assert {"samples.png", "film.gif", "repaired.png", "nearest.png", "traversals.png", "board"} <= {
         path.name for path in tmp_path.iterdir()
     }
@@ -227,7 +234,7 @@ def test_quick_numbers_come_out_of_the_weights_again(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     slugs = [slug for slug in PUBLISHED if slug.endswith("-digits")]
     folders = [str(PUBLISHED[slug].folder) for slug in slugs]
-    verbs.score(folders, ["fid", "parzen", "neighbourhoods"], out=str(tmp_path))
+    score(folders, ["fid", "parzen", "neighbourhoods"], out=str(tmp_path))
     for slug in slugs:
         now, recorded = Results.read(tmp_path / f"{slug}.json").numbers, PUBLISHED[slug].results.numbers
         assert "test/fid" in now

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import zoo
 from zoo.cli.main import main
-from zoo.hub import save_pretrained
+from zoo.contract.saved import save_pretrained
 from zoo.pictures.grids import grid
 from zoo.scores.results import SCHEMA, Results
 
@@ -254,7 +254,7 @@ def test_a_damaged_results_file_is_refused(digits_run, tmp_path):
 
 
 def test_the_saved_model_is_the_one_that_was_scored(digits_run):
-    from zoo.hub import weights_sha256
+    from zoo.contract.saved import weights_sha256
 
     model = zoo.from_pretrained(digits_run / "model")
     assert weights_sha256(model) == Results.read(digits_run / "results.json").weights_sha256
@@ -475,7 +475,7 @@ def test_one_batch_means_one_batch(zoo_cli, tmp_path):
 
 def test_light_verbs_answer_at_once_and_import_nothing_heavy():
     loaded = "print([m for m in sys.modules if m in ('torch', 'lightning', 'numpy')])"
-    script = f"import sys, zoo.cli; zoo.cli.main(['--help'])\n{loaded}"
+    script = f"import sys; from zoo.cli.main import main; main(['--help'])\n{loaded}"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.endswith(
         "[]\n"
     )
@@ -547,7 +547,7 @@ def test_wandb_offline_by_one_flag(zoo_cli, tmp_path):
 
 
 def test_wandb_is_not_imported_unless_asked(tmp_path):
-    script = f"import sys; from zoo.cli import main\nmain({FIT!r})\nprint('wandb' in sys.modules)"
+    script = f"import sys; from zoo.cli.main import main\nmain({FIT!r})\nprint('wandb' in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )

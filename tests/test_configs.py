@@ -8,8 +8,9 @@ from conftest import ROOT
 
 import zoo
 from zoo.cli.main import main
+from zoo.hub import recipe_files
 
-RECIPES = zoo.recipe_files()
+RECIPES = recipe_files()
 
 
 @pytest.mark.parametrize("slug", sorted(RECIPES))

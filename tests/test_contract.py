@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 import zoo
+from zoo import from_pretrained
 from zoo.contract.batch import Batch, Terms
 from zoo.contract.capabilities import (
     Classifies,
@@ -31,9 +32,9 @@ from zoo.contract.capabilities import (
 )
 from zoo.contract.learning import ClosedForm, Descent, Game
 from zoo.contract.method import Method
+from zoo.contract.saved import save_pretrained
 from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
-from zoo.hub import from_pretrained, save_pretrained
 from zoo.pictures.walks import interpolate
 from zoo.scores.evaluation import Evaluator
 

@@ -13,16 +13,16 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-import zoo
-from zoo import verbs
+from zoo.cli.light import run
 from zoo.errors import UsageError
+from zoo.hub import model_folder
 from zoo.publishing.opened import opened
 
 MODELS = ("gan-digits", "pca-digits", "rbm-digits", "vae-digits")
 
 
 def test_without_gradio_the_demo_says_what_to_install():
-    script = "import sys; sys.modules['gradio'] = None; from zoo.cli import main; main(['demo'])"
+    script = "import sys; sys.modules['gradio'] = None; from zoo.cli.main import main; main(['demo'])"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     line = 'zoo: error: the demo needs gradio: pip install "generative-zoo[demo]"\n'
     assert (result.returncode, result.stderr) == (2, line)
@@ -31,7 +31,7 @@ def test_without_gradio_the_demo_says_what_to_install():
 @pytest.fixture
 def demo():
     """The module, which needs gradio."""
-    return importlib.import_module("zoo.demo")
+    return importlib.import_module("zoo.cli.demo")
 
 
 @pytest.mark.browser
@@ -46,7 +46,7 @@ def test_models_are_offered_where_they_can_do_something(demo):
 @pytest.mark.browser
 def test_samples_are_those_of_the_command_line(demo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    verbs.run(["sample", "vae-digits", "--n", "9", "--seed", "3"])
+    run(["sample", "vae-digits", "--n", "9", "--seed", "3"])
     assert demo.sampled("vae-digits", 9, 3).tobytes() == Image.open("samples.png").tobytes()
 
 
@@ -63,7 +63,7 @@ def test_a_chain_is_filmed_and_codes_are_walked(demo):
 def test_only_what_is_drawn_over_is_filled_in(demo):
     drawn = Image.new("RGBA", (336, 336), (0, 0, 0, 0))
     drawn.paste((217, 83, 79, 255), (0, 0, 126, 336))  # three columns of eight
-    x = opened(zoo.hub.model_folder("rbm-digits"))[1].split("test").x[:1]
+    x = opened(model_folder("rbm-digits"))[1].split("test").x[:1]
     hidden = demo._covered(drawn, x)
     assert hidden[0, 0, :, :3].all()
     assert not hidden[0, 0, :, 3:].any()

@@ -13,12 +13,12 @@ from lightning.pytorch import Callback
 from test_contract import images, same, state, trainer
 from torch.nn.functional import logsigmoid
 
-from zoo import annealing
+from zoo import from_pretrained
 from zoo.contract.batch import Batch
+from zoo.contract.saved import save_pretrained
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
-from zoo.hub import from_pretrained, save_pretrained
-from zoo.parts.annealing import gaussian_pair
+from zoo.parts.annealing import binary_pair, gaussian_pair
 from zoo.parts.annealing.binary_pair import base_rates
 from zoo.parts.annealing.gaussian_pair import GaussianPair
 from zoo.parts.annealing.paths import anneal, linear
@@ -410,7 +410,7 @@ def test_annealing_agrees_with_the_exact_constant(visible, monkeypatch):
     with torch.no_grad():
         method.pixels.mean.uniform_(0.1, 0.9)
     truth = method.log_partition(2, 1).log_z
-    monkeypatch.setattr(annealing, "ENUMERABLE", 0)
+    monkeypatch.setattr(binary_pair, "ENUMERABLE", 0)
     monkeypatch.setattr(gaussian_pair, "ENUMERABLE", 0)
     found = method.log_partition(200, 1000)
     assert found.num_steps == 1000
@@ -421,7 +421,7 @@ def test_annealing_agrees_with_the_exact_constant(visible, monkeypatch):
 def test_annealing_starts_at_the_training_images_base_rates(monkeypatch):
     """Without weights that start is the model: every chain is exact."""
     method = rbm()
-    monkeypatch.setattr(annealing, "ENUMERABLE", 0)
+    monkeypatch.setattr(binary_pair, "ENUMERABLE", 0)
     with torch.no_grad():
         method.weight.zero_()
         method.pixels.mean.uniform_(0.1, 0.9)

@@ -17,10 +17,10 @@ from zoo.contract.method import Method
 from zoo.data.sets import Digits, ImageFolder, from_recipe
 from zoo.errors import UsageError
 from zoo.parts.annealing.binary_pair import BinaryPair, log_partition
-from zoo.protocol import ON_REQUEST, SECTIONS
 from zoo.scores.evaluation import Evaluator
 from zoo.scores.features import extractor
 from zoo.scores.results import Results
+from zoo.scores.section import ON_REQUEST, SECTIONS
 
 
 class Silent(Method):
@@ -355,8 +355,8 @@ def test_colour_images_need_the_extra(tmp_path):
 
 
 def test_annealing_is_a_second_opinion_on_the_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.protocol.AIS_IMAGES", 10)
-    monkeypatch.setattr("zoo.protocol.AIS_STEPS", 100)
+    monkeypatch.setattr("zoo.scores.sections.likelihood.AIS_IMAGES", 10)
+    monkeypatch.setattr("zoo.scores.sections.likelihood.AIS_STEPS", 100)
     results = score(tiny("VAE"), tmp_path, num_samples=500, metrics=["log_prob", "ais"])
     assert abs(results.numbers["test/ais_less_bound"].value) < 0.1
     assert results.numbers["test/log_prob_ais"].side is Side.LOWER

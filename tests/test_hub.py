@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from stand_in_hub import stand_in_hub
 
 import zoo
-from zoo import verbs
+from zoo.cli.light import run
+from zoo.contract.saved import save_pretrained, weights_sha256
 from zoo.errors import UsageError
-from zoo.hub import CONFIG, WEIGHTS, save_pretrained, weights_sha256
+from zoo.hub import CONFIG, WEIGHTS
 from zoo.publishing.upload import publish
 
 
@@ -156,8 +157,8 @@ def client(site, tmp_path):
             "import json, os, shutil, sys, zoo\n"
             "from pathlib import Path\n"
             "from zoo.errors import UsageError\n"
-            "from zoo.hub import weights_sha256\n"
-            "from zoo.verbs import run\n"
+            "from zoo.contract.saved import weights_sha256\n"
+            "from zoo.cli.light import run\n"
             "def refused(words):\n"
             "    try: run(words)\n"
             "    except UsageError as error: print(error)\n"
@@ -271,10 +272,10 @@ def test_a_folder_that_is_no_checkpoint_is_not_published(change, line, five, tmp
 def test_publish_without_an_organisation_or_a_model_is_one_line(monkeypatch):
     monkeypatch.delenv("ZOO_HUB_ORG", raising=False)
     with pytest.raises(UsageError, match="publish needs --org NAME"):
-        verbs.run(["publish", "pca-digits"])
+        run(["publish", "pca-digits"])
     for words in (["--org", "ours"], ["pca-digits", "--all", "--org", "ours"]):
         with pytest.raises(UsageError, match="publish needs slugs or folders, or --all"):
-            verbs.run(["publish", *words])
+            run(["publish", *words])
 
 
 def test_a_slug_is_found_in_the_checkout_and_a_wrong_one_names_its_neighbours(monkeypatch):

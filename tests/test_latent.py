@@ -13,9 +13,9 @@ from torch import nn
 
 import zoo
 from zoo.contract.batch import Batch
+from zoo.contract.saved import save_pretrained
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
-from zoo.hub import save_pretrained
 from zoo.methods.autoencoders.glo import GLO, into_ball
 from zoo.methods.autoencoders.shared.pyramid import LaplacianPyramid
 from zoo.parts.distributions.mixture import GaussianMixture

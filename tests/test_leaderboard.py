@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from zoo import verbs
+from zoo.cli.light import run
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.hub import CONFIG, METRICS
@@ -103,23 +103,23 @@ def test_filters_choose_data_family_and_metric():
 
 def test_the_terminal_shows_side_error_floors_and_protocol_in_80_columns(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    verbs.run(["leaderboard", "--data", "digits", "--metric", "fid"])
+    run(["leaderboard", "--data", "digits", "--metric", "fid"])
     text = capsys.readouterr().out
     assert re.search(r"1 │ glo-digits +│ +~ 1\d\.\d ± \d", text)
     assert "independent pixels" in text
     assert "digits-cnn-128@" in text
     assert "lower is better" in text
     with pytest.raises(UsageError, match="nothing has such numbers: data nothing"):
-        verbs.run(["leaderboard", "--data", "nothing"])
+        run(["leaderboard", "--data", "nothing"])
 
 
 def test_a_folder_without_checkpoints_and_broken_metrics_are_one_line(tmp_path):
     with pytest.raises(UsageError, match="root must hold checkpoints, found none"):
-        verbs.run(["leaderboard", "--root", str(tmp_path)])
+        run(["leaderboard", "--root", str(tmp_path)])
     shutil.copytree(ROOT / "checkpoints/pca-digits", tmp_path / "pca-digits")
     (tmp_path / "pca-digits" / METRICS).write_text("{")
     with pytest.raises(UsageError, match="cannot be read"):
-        verbs.run(["leaderboard", "--root", str(tmp_path)])
+        run(["leaderboard", "--root", str(tmp_path)])
     assert (tmp_path / "pca-digits" / CONFIG).is_file()
 
 

@@ -14,6 +14,7 @@ from test_contract import ALL, trainer
 
 import zoo
 from zoo.contract.learning import ClosedForm
+from zoo.hub import recipe_files
 
 
 def read(folder: Path) -> list[dict[str, str]]:
@@ -59,7 +60,7 @@ KILLED = {
 
 @pytest.mark.parametrize("slug", KILLED)
 def test_kill_9_in_mid_epoch_then_resume_equals_the_straight_run(slug, zoo_cli, tmp_path):
-    common = ["fit", "--config", str(zoo.recipe_files()[slug]), "--trainer.max_epochs=4", *KILLED[slug]]
+    common = ["fit", "--config", str(recipe_files()[slug]), "--trainer.max_epochs=4", *KILLED[slug]]
     common += ["--trainer.check_val_every_n_epoch=1", "--score.every_n_epochs=1", "--score.num_samples=5"]
     env = {"PYTHONPATH": os.pathsep.join((str(ROOT / "tests"), str(ROOT)))}
 

@@ -6,7 +6,7 @@ import torch
 from conftest import tiny
 from PIL import Image
 
-from zoo import verbs
+from zoo.cli.light import run
 from zoo.contract.capabilities import Decodes, Encodes
 from zoo.errors import UsageError
 from zoo.pictures.walks import interpolate, mask, nearest, traverse
@@ -78,9 +78,9 @@ def test_masks_hide_what_they_say():
             lambda: traverse(Linear(4), torch.rand(2, 1, 2, 2), 2, 3),
             "directions must be between 1 and 1, got 2",
         ),
-        (lambda: verbs.run(["repair", "gan-digits"]), "GAN does not repair"),
-        (lambda: verbs.run(["nearest", "gan-digits", "--out", "x.jpg"]), "out must end in .png, got 'x.jpg'"),
-        (lambda: verbs.run(["traverse", "vae-digits", "--n", "0"]), "n must be at least 1, got 0"),
+        (lambda: run(["repair", "gan-digits"]), "GAN does not repair"),
+        (lambda: run(["nearest", "gan-digits", "--out", "x.jpg"]), "out must end in .png, got 'x.jpg'"),
+        (lambda: run(["traverse", "vae-digits", "--n", "0"]), "n must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_one_line(call, line):
@@ -99,7 +99,7 @@ def test_mistakes_are_one_line(call, line):
 )
 def test_the_verbs_draw_grids(words, columns, rows, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    verbs.run([*words, "--out", "picture.png"])
+    run([*words, "--out", "picture.png"])
     assert f"{columns * rows} images: picture.png" in capsys.readouterr().out
     with Image.open("picture.png") as picture:
         assert picture.size == (columns * 59 + 3, rows * 59 + 3)
@@ -107,7 +107,7 @@ def test_the_verbs_draw_grids(words, columns, rows, tmp_path, monkeypatch, capsy
 
 def test_a_repair_keeps_what_is_known(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    verbs.run(["repair", "dae-digits", "--n", "5", "--hidden", "left"])
+    run(["repair", "dae-digits", "--n", "5", "--hidden", "left"])
     with Image.open("repaired.png") as file:
         picture = torch.from_numpy(np.array(file))
     tops = [3 + 59 * row for row in range(3)]

@@ -31,7 +31,7 @@ def stock(folder: Path, slugs: tuple[str, ...]) -> Path:
 def client(cwd: Path, settings: dict[str, str], script: str) -> str:
     """Run Python in a child process that has `run` (a verb of the command line)."""
     env = os.environ | settings | {"WANDB_DIR": str(cwd), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "from zoo.verbs import run\n" + script]
+    command = [sys.executable, "-c", "from zoo.cli.light import run\n" + script]
     result = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -73,7 +73,7 @@ def test_pushing_twice_updates_and_pulling_gives_the_numbers_back(shelf, tmp_pat
         "sys.modules['wandb_workspaces'] = None  # as if it were not installed\n"
         "run(['leaderboard', 'push', '--root', 'shelf', '--project', 'p'])\n"
         "run(['leaderboard', 'push', '--root', 'shelf', '--project', 'p'])\n"
-        "from zoo.wandb_board import pull\n"
+        "from zoo.leaderboard.wandb_board import pull\n"
         "import json\n"
         "found = {e.slug: {k: [n.value, n.side.value, n.protocol, n.unit, n.error]\n"
         "         for k, n in e.numbers.items()} for e in pull('p', None)}\n"

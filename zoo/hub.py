@@ -1,29 +1,18 @@
-"""A published model is a folder: `config.json` and `model.safetensors`. Nothing in it is ever executed.
+"""Where models and recipes are found by name.
 
 A model is named by its folder, by `owner/name` on the Hub, or by its slug: `vae-mnist` is
 `checkpoints/vae-mnist` of the checkout, else the repository of that name of the organisation in
-`ZOO_HUB_ORG`, at the commit and with the hashes of `registry.json`.
-
-The class is looked up by name in `zoo.METHODS`; a folder that holds a pickle, names an unknown class, or
-lacks a tensor is refused.
+`ZOO_HUB_ORG`, at the commit and with the hashes of `registry.json`. A folder that holds a pickle is refused.
 """
 
-import hashlib
 import json
 import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
-
-import zoo
-from zoo.contract.method import Method
 from zoo.errors import UsageError, require
-from zoo.files import sha256, write_bytes, write_json
+from zoo.files import sha256
 
 CONFIG, WEIGHTS, RESULTS, METRICS = "config.json", "model.safetensors", "results.json", "metrics.json"
 ORGANISATION = "ZOO_HUB_ORG"
@@ -32,65 +21,22 @@ FORMAT = 1
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
-def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | None = None) -> Path:
-    """Write `config.json` and `model.safetensors`, whole or not at all.
-
-    Args:
-        method: Any method of `zoo.METHODS`.
-        folder: Where to; made if needed. Files of the same names are replaced.
-        data: The recipe of the data it was trained on (`ImageData.recipe`), on which `zoo score` scores it.
-    """
-    name = type(method).__name__
-    require(name in zoo.METHODS, f"only methods of zoo.METHODS can be saved, got {name}")
-    folder = Path(folder)
-    config = {
-        "format": FORMAT,
-        "class": name,
-        "init_args": dict(method.hparams_initial),
-        "data": data,
-        "versions": {"generative-zoo": zoo.__version__, "torch": torch.__version__},
-    }
-    write_bytes(folder / WEIGHTS, save(_tensors(method)))
-    write_json(folder / CONFIG, config)
-    return folder
-
-
 def shelf() -> Path:
     """The folder of all checkpoints in a checkout of the project."""
-    return Path(zoo.__file__).parent.parent / "checkpoints"
+    return Path(__file__).parent.parent / "checkpoints"
+
+
+def recipe_files() -> dict[str, Path]:
+    """Slug (`vae-mnist`) to file (`configs/variational/vae_mnist.yaml`) of every recipe."""
+    for root in (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs"):
+        if root.is_dir():
+            return {path.stem.replace("_", "-"): path for path in sorted(root.glob("*/*.yaml"))}
+    return {}
 
 
 def registry() -> dict[str, dict[str, Any]]:
     """Slug to `sha256` {file: hash} and `revisions` {organisation: commit} of what is published."""
     return json.loads(REGISTRY.read_text()) if REGISTRY.is_file() else {}
-
-
-def from_pretrained(
-    model: str | Path, revision: str | None = None, device: str = "cpu", org: str | None = None
-) -> Method:
-    """Load a saved method, in eval mode. See `zoo.from_pretrained`."""
-    folder = model_folder(model, revision, org)
-    config = _config(folder)
-    method = _build(config, folder)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError:
-        raise UsageError(f"{folder} must hold {WEIGHTS}, found none") from None
-    except SafetensorError as error:
-        raise UsageError(f"{folder / WEIGHTS} must be a safetensors file: {error}") from error
-    expected = _tensors(method)
-    for what, names in (
-        ("lacks", expected.keys() - tensors.keys()),
-        ("has unknown", tensors.keys() - expected.keys()),
-    ):
-        if names:
-            raise UsageError(f"{folder / WEIGHTS} {what} {', '.join(sorted(names))} of {config['class']}")
-    for name, tensor in tensors.items():
-        wanted, found = tuple(expected[name].shape), tuple(tensor.shape)
-        require(wanted == found, f"{name} of {folder / WEIGHTS} must have shape {wanted}, got {found}")
-    # Tied tensors are stored once: only their first name is expected, and loading it moves the others.
-    method.load_state_dict(tensors, strict=len(expected) == len(method.state_dict()))
-    return method.to(device).eval()
 
 
 def data_recipe(folder: Path, other: str | None = None) -> dict[str, Any]:
@@ -103,39 +49,12 @@ def data_recipe(folder: Path, other: str | None = None) -> dict[str, Any]:
     Raises:
         UsageError: If there is no such model or it does not name its data.
     """
-    recipe = _config(folder).get("data")
+    recipe = read_config(folder).get("data")
     if other is not None:
         return {"class": other, "init_args": recipe["init_args"] if isinstance(recipe, dict) else {}}
     if recipe is None:
         raise UsageError(f"{folder / CONFIG} does not name its data: give --data CLASS")
     return recipe
-
-
-def weights_sha256(method: Method) -> str:
-    """SHA-256 over names, types, shapes and bytes of the method's tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    tensors = _tensors(method)
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _tensors(method: Method) -> dict[str, Tensor]:
-    """The published state on the CPU, contiguous; of tied tensors only the first name."""
-    seen: set[tuple[int, tuple[int, ...]]] = set()
-    tensors = {}
-    unpublished = set(method.unpublished)
-    for name, tensor in method.state_dict().items():
-        if name in unpublished:
-            continue
-        place = (tensor.data_ptr(), tuple(tensor.shape))
-        if tensor.numel() and place in seen:
-            continue
-        seen.add(place)
-        tensors[name] = tensor.detach().cpu().contiguous()
-    return tensors
 
 
 def model_folder(model: str | Path, revision: str | None = None, org: str | None = None) -> Path:
@@ -166,7 +85,7 @@ def model_folder(model: str | Path, revision: str | None = None, org: str | None
         return _download(slug, revision)
     org = org or os.environ.get(ORGANISATION)
     if org is None:
-        close = get_close_matches(slug, {*known, *zoo.list_models(pretrained=True)})
+        close = get_close_matches(slug, {*known, *(path.parent.name for path in shelf().glob(f"*/{CONFIG}"))})
         hint = f"did you mean {' or '.join(close)}?" if close else f"set {ORGANISATION} to look on the Hub"
         raise UsageError(f"no folder and no checkpoint {slug!r}: {hint}")
     entry = known.get(slug, {})
@@ -205,7 +124,12 @@ def _download(repo: str, revision: str | None) -> Path:
     return Path(snapshot)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a saved method: `class`, `init_args`, `data`.
+
+    Raises:
+        UsageError: If there is none of this format, or the folder holds a pickle.
+    """
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     require(not pickles, f"{folder} must hold safetensors and JSON only, found {', '.join(pickles)}")
     path = folder / CONFIG
@@ -216,24 +140,6 @@ def _config(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UsageError(f"{path} must be JSON with format, class and init_args: {error!r}") from error
     require(found == FORMAT, f"{path} must have format {FORMAT}, got {found!r}")
-    require(
-        name in zoo.METHODS, f"class of {path} must be one of {', '.join(sorted(zoo.METHODS))}, got {name!r}"
-    )
+    require(isinstance(name, str), f"class of {path} must be a name, got {name!r}")
     require(isinstance(arguments, dict), f"init_args of {path} must be an object, got {arguments!r}")
     return config
-
-
-def _build(config: dict[str, Any], folder: Path) -> Method:
-    arguments = {key: _tuples(value) for key, value in config["init_args"].items()}
-    with torch.random.fork_rng(devices=[]):
-        try:
-            return zoo.method_class(config["class"])(**arguments)
-        except (TypeError, UsageError) as error:
-            raise UsageError(
-                f"init_args of {folder / CONFIG} do not fit {config['class']}: {error}"
-            ) from error
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has lists where the constructors have tuples."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -24,6 +24,7 @@ from zoo.contract.capabilities import Decodes, Encodes, Repairs, Samples, Walks
 from zoo.errors import UsageError, require
 from zoo.hub import model_folder
 from zoo.leaderboard.table import SIGNS, boards, entrant
+from zoo.methods import method_class
 from zoo.pictures.grids import grid, save_film
 from zoo.pictures.walks import CODES, EDGES, interpolate, mask, traverse
 from zoo.publishing.checkpoints import Checkpoint
@@ -57,7 +58,7 @@ def _scratch() -> tempfile.TemporaryDirectory:
 
 def able(models: Sequence[str], *abilities: type) -> list[str]:
     """Of these models, those that can do all of this."""
-    kinds = {model: zoo.method_class(_checkpoint(model).config["class"]) for model in models}
+    kinds = {model: method_class(_checkpoint(model).config["class"]) for model in models}
     return [model for model, kind in kinds.items() if all(issubclass(kind, one) for one in abilities)]
 
 

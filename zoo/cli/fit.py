@@ -1,4 +1,4 @@
-"""The heavy verbs through LightningCLI: `fit`, `validate`, `test`, `predict`, and what happens after a fit."""
+"""The heavy verbs through LightningCLI (`fit`, `validate`, `test`, `predict`), and what happens after a fit."""
 
 import inspect
 import pickle
@@ -16,13 +16,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-import zoo
 from zoo.contract.capabilities import Samples
 from zoo.contract.method import Method
+from zoo.contract.saved import save_pretrained
 from zoo.data.modules import ImageData
 from zoo.errors import OneLine, UsageError, require
 from zoo.files import write_bytes
-from zoo.hub import save_pretrained
+from zoo.methods import METHODS, method_class
 from zoo.scores.evaluation import Evaluator
 from zoo.training.callbacks import Grids, Predictions
 from zoo.training.runs import (
@@ -41,8 +41,8 @@ from zoo.training.runs import (
 def run(argv: list[str]) -> None:
     """Run `fit`, `validate`, `test` or `predict`."""
     quieten()
-    for name in zoo.METHODS:
-        zoo.method_class(name)
+    for name in METHODS:
+        method_class(name)
     # `limit_train_batches: 1` must mean one batch: jsonargparse would try float first and read 100 %.
     for name in ("train", "val", "test", "predict"):
         Trainer.__init__.__annotations__[f"limit_{name}_batches"] = int | float | None
@@ -102,7 +102,7 @@ class Parser(OneLine, LightningArgumentParser):
         found = re.search(r"Expected a dot import path string: (\S+)", message)
         key = message.removeprefix("Parser key ").split(":")[0]
         if found and key in ('"model"', '"data"'):
-            known = zoo.METHODS if key == '"model"' else _data_modules()
+            known = METHODS if key == '"model"' else _data_modules()
             message = f"unknown class {found[1]}, choose from {', '.join(sorted(known))}"
         super().error(message, ex)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-import zoo
 from zoo.contract.about import abilities, departures
 from zoo.files import write_bytes
 from zoo.leaderboard.table import READING, Board, boards, entrant
+from zoo.methods import family_of, method_class
 from zoo.publishing.checkpoints import Checkpoint
 from zoo.publishing.references import Reference, references
 from zoo.scores.results import Number
@@ -30,7 +30,9 @@ PLOT_PADDING = 0.08
 
 def write_page(checkpoints: Sequence[Checkpoint], folder: Path) -> Path:
     """Write `index.html`; returns its path."""
-    environment = Environment(loader=PackageLoader("zoo", "."), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("zoo.leaderboard", "."), autoescape=True, undefined=StrictUndefined
+    )
     shown = boards(map(entrant, checkpoints))
     text = environment.get_template("page.html.jinja").render(
         reading=READING,
@@ -48,7 +50,7 @@ def write_page(checkpoints: Sequence[Checkpoint], folder: Path) -> Path:
 
 
 def _family(one: Checkpoint) -> str:
-    return zoo.METHODS[one.config["class"]].split(".")[1]
+    return family_of(one.config["class"])
 
 
 def _columns(shown: Sequence[Board]) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def _cell(number: Number, rank: int | None) -> dict[str, Any]:
 
 
 def _card(one: Checkpoint) -> dict[str, Any]:
-    kind = zoo.method_class(one.config["class"])
+    kind = method_class(one.config["class"])
     pictures = [
         {"name": name, "alt": f"{one.slug}: {text}", "text": text, "source": _embedded(one.folder / name)}
         for name, text in PICTURES.items()

@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-import zoo
 from zoo.errors import require
+from zoo.methods import family_of
 from zoo.publishing.checkpoints import Checkpoint, over_seeds
 from zoo.scores.results import Number, Numbers
 
@@ -97,7 +97,7 @@ class Entrant(NamedTuple):
 
     slug: str
     method: str
-    """Name in `zoo.METHODS`."""
+    """Name in the registry."""
     data: str
     """Name of the data set."""
     numbers: Numbers
@@ -137,7 +137,7 @@ def boards(
     entries: dict[tuple[str, ...], list[Entry]] = {}
     floors: dict[tuple[str, ...], dict[str, Number]] = {}
     for one in entrants:
-        room = zoo.METHODS[one.method].split(".")[1]
+        room = family_of(one.method)
         if not (fnmatch(one.data, data) and fnmatch(room, family)):
             continue
         for key, number in one.numbers.items():

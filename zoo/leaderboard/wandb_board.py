@@ -13,10 +13,10 @@ from wandb.errors import CommError
 from wandb.errors import UsageError as WandbUsageError
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-import zoo
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.leaderboard.table import Entrant
+from zoo.methods import METHODS
 from zoo.publishing.checkpoints import Checkpoint
 from zoo.scores.results import Number, Numbers
 
@@ -78,7 +78,7 @@ def pull(project: str, entity: str | None) -> list[Entrant]:
     for run in runs:
         summary = {key: run.summary.get(key) for key in run.summary.keys()}  # noqa: SIM118
         method, data = summary.get("method"), summary.get("data")
-        if method in zoo.METHODS and isinstance(data, str):
+        if method in METHODS and isinstance(data, str):
             found.append(Entrant(run.name, method, data.split()[0], _numbers(summary), {}, {}))
     return found
 

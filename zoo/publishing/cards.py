@@ -7,10 +7,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-import zoo
 from zoo.contract.about import _summary, abilities, departures
 from zoo.files import write_bytes
-from zoo.hub import WEIGHTS, from_pretrained, shelf
+from zoo.hub import WEIGHTS, recipe_files, shelf
+from zoo.methods import METHODS, from_folder, method_class
 from zoo.publishing.checkpoints import CARD, Checkpoint, _shown, checkpoints, spread
 from zoo.publishing.readme import with_table
 from zoo.publishing.references import Reference, references
@@ -58,7 +58,7 @@ def write_index(root: Path | None = None) -> None:
 def card(checkpoint: Checkpoint) -> str:
     """The model card, Markdown with the metadata that the Hub reads."""
     config, results = checkpoint.config, checkpoint.results
-    kind, data = zoo.method_class(config["class"]), config["data"]["class"]
+    kind, data = method_class(config["class"]), config["data"]["class"]
     licence, on_hub = DATA[data]
     protocols = list(dict.fromkeys(number.protocol for number in results.numbers.values()))
     seeds = checkpoint.seeds
@@ -101,8 +101,8 @@ def card(checkpoint: Checkpoint) -> str:
 def index(found: dict[str, Checkpoint]) -> str:
     """`MODEL_CARDS.md`: a section per method, with its checkpoints and what others report."""
     known, sections = references(), []
-    for name in sorted(zoo.METHODS):
-        kind = zoo.method_class(name)
+    for name in sorted(METHODS):
+        kind = method_class(name)
         mine = {slug: one for slug, one in found.items() if one.config["class"] == name}
         scores = {slug: one.results for slug, one in mine.items()}
         measured = {key.removeprefix("test/") for one in scores.values() for key in one.numbers}
@@ -125,7 +125,7 @@ def index(found: dict[str, Checkpoint]) -> str:
 
 
 def _recipe(slug: str) -> str:
-    path = zoo.recipe_files().get(slug)
+    path = recipe_files().get(slug)
     return f"configs/{path.parent.name}/{path.name}" if path else "unknown"
 
 
@@ -183,12 +183,12 @@ def _cost(checkpoint: Checkpoint) -> str:
 
 def _dropped(folder: Path) -> str:
     """Parts that checkpoints of a training keep and published weights leave out."""
-    return ", ".join(sorted({name.split(".")[0] for name in from_pretrained(folder).unpublished}))
+    return ", ".join(sorted({name.split(".")[0] for name in from_folder(folder).unpublished}))
 
 
 def _render(template: str, **values: Any) -> str:
     environment = Environment(
-        loader=PackageLoader("zoo", "."),
+        loader=PackageLoader("zoo.publishing", "."),
         undefined=StrictUndefined,
         autoescape=False,
         keep_trailing_newline=True,

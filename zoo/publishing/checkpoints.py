@@ -1,6 +1,6 @@
 """`checkpoints/<slug>/`: a trained method as it is published, laid out as a Hub repository.
 
-`config.json` and `model.safetensors` are the method; `metrics.json` its score (`zoo/results.py`);
+`config.json` and `model.safetensors` are the method; `metrics.json` its score (`zoo/scores/results.py`);
 `train.yaml` every setting of its training; `draws.safetensors` its first images from a stored seed;
 `README.md` its card; `samples.png` and other pictures. `seeds.json`, where there is one, has the values of
 several seeds. The hashes of all published weights, and the commits at which organisations hold them, are in
@@ -33,10 +33,10 @@ from zoo.hub import (
     RESULTS,
     WEIGHTS,
     data_recipe,
-    from_pretrained,
     registry,
     shelf,
 )
+from zoo.methods import from_folder
 from zoo.pictures.grids import save_film, save_grid
 from zoo.pictures.walks import CODES, interpolate, traverse, with_nearest
 from zoo.scores.results import Number, Results
@@ -119,7 +119,7 @@ def collect(slug: str, run: Path, others: Sequence[Path] = (), root: Path | None
             shutil.copyfile(source, folder / name)
         if others:
             write_json(folder / SEEDS, _over_seeds([run, *others]))
-        draw(from_pretrained(folder), from_recipe(data_recipe(folder)), folder)
+        draw(from_folder(folder), from_recipe(data_recipe(folder)), folder)
         if (root / slug).exists():
             shutil.rmtree(root / slug)
         folder.replace(root / slug)
@@ -158,7 +158,7 @@ def drawn_again(checkpoint: Checkpoint) -> tuple[bool, float]:
     Another machine rounds otherwise, and a chain of bits may then part from the stored one: one pixel in
     fifty may differ by more than 1e-3.
     """
-    again = first_draws(from_pretrained(checkpoint.folder))  # pyright: ignore[reportArgumentType]
+    again = first_draws(from_folder(checkpoint.folder))  # pyright: ignore[reportArgumentType]
     difference = (again - checkpoint.draws).abs()
     return bool((difference < SAME_PIXEL).float().mean() > SAME_SHARE), float(difference.max())
 

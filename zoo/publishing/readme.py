@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-import zoo
+from zoo.methods import method_class
 from zoo.publishing.checkpoints import Checkpoint, _shown
 from zoo.publishing.references import Reference, references
 from zoo.scores.results import Number
@@ -38,7 +38,7 @@ def readme_table(found: dict[str, Checkpoint]) -> str:
         numbers = {key: _shown(one, key) for key in one.results.numbers}
         name, method = next((n for n in FIRST if f"test/{n}" in numbers), None), one.config["class"]
         cells = (
-            "" if method == before else f"{method}, {_short(zoo.method_class(method).paper)}",
+            "" if method == before else f"{method}, {_short(method_class(method).paper)}",
             f"[{slug}](checkpoints/{slug}/README.md)",
             re.sub(r" \dx\d+x\d+| \(.*", "", one.results.data["protocol"]),
             f"{_plain(name)} {numbers[f'test/{name}']} {_unit(numbers[f'test/{name}'].unit)}" if name else "",

@@ -1,4 +1,9 @@
-"""Numbers that others report, or that were expected, beside those of a checkpoint: `references/<method>.yaml`."""
+"""What others report, or what was expected, beside the number of a checkpoint: `references/<method>.yaml`.
+
+`kind`: paper (the method's own), public (another's number for the method), target (what was expected here of
+this recipe's budget). `comparable`: whether the protocols agree so far that the two may be read as one scale;
+`why` names the difference or the cause of the gap. `second-hand`: quoted by others, not read in its source.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +12,7 @@ import yaml
 
 from zoo.contract.capabilities import Side
 
-REFERENCES = Path(__file__).parent / "references.yaml"
+REFERENCES = Path(__file__).parent / "references"
 
 
 class Reference(NamedTuple):
@@ -35,8 +40,9 @@ class Reference(NamedTuple):
 
 
 def references() -> list[Reference]:
-    """All of `references.yaml`."""
-    entries = yaml.safe_load(REFERENCES.read_text())
+    """All of them, method by method."""
+    files = sorted(REFERENCES.glob("*.yaml"))
+    entries = [entry for file in files for entry in yaml.safe_load(file.read_text())]
     return [
         Reference(**(entry | {"side": Side(entry["side"]), "value": float(entry["value"])}))
         for entry in entries

@@ -10,9 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-import zoo
 from zoo.errors import UsageError, require
-from zoo.hub import RESULTS, WEIGHTS
+from zoo.hub import RESULTS, WEIGHTS, recipe_files
 from zoo.training.runs import CONFIG, LAST
 
 Budget = Literal["cpu", "gpu", "paper"]
@@ -110,7 +109,7 @@ def recipe_of(slug: str, budget: Budget) -> tuple[str, Path]:
     Raises:
         UsageError: If there is none.
     """
-    recipes = zoo.recipe_files()
+    recipes = recipe_files()
     if slug not in recipes:
         raise UsageError(f"slug must be a recipe (zoo list), got {slug!r}")
     if budget != "paper":

@@ -28,17 +28,17 @@ from zoo.contract.capabilities import (
     Weighs,
 )
 from zoo.contract.method import Method
+from zoo.contract.saved import weights_sha256
 from zoo.data.modules import ImageData
 from zoo.errors import UsageError, require
 from zoo.files import write_bytes
-from zoo.hub import weights_sha256
 from zoo.parts.estimators import importance_bound, psnr
-from zoo.protocol import ON_REQUEST, SECTIONS, run_sections
 from zoo.randomness import own_stream
 from zoo.scores.hardware import hardware, peak_memory
 from zoo.scores.metrics import PerImage
 from zoo.scores.results import Results
 from zoo.scores.scene import Scene
+from zoo.scores.section import ON_REQUEST, SECTIONS, run_sections
 
 WIDTH = 200
 PACKAGES = ("generative-zoo", "torch", "lightning", "torchmetrics", "numpy", "scikit-learn", "scipy")

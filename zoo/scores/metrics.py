@@ -296,7 +296,7 @@ class SampleMetric(Metric):
     """Compares two sets of images by their features; exact under any number of processes.
 
     Args:
-        extractor: The feature network (`zoo.features.extractor`); it is not part of the metric's state.
+        extractor: The feature network (`zoo.scores.features.extractor`); not part of the metric's state.
     """
 
     full_state_update = False

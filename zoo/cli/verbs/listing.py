@@ -3,6 +3,9 @@
 import sys
 from typing import Literal
 
+from zoo.hub import recipe_files
+from zoo.methods import METHODS
+
 
 def list_(pattern: str = "*", pretrained: bool = False) -> None:
     """List the methods and the recipes.
@@ -21,14 +24,14 @@ def list_(pattern: str = "*", pretrained: bool = False) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     console.print("methods")
-    for name, module in sorted(zoo.METHODS.items()):
+    for name, module in sorted(METHODS.items()):
         spec = find_spec(module)
         source = Path(spec.origin).read_text() if spec and spec.origin else ""
         citation = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0]
         console.print(f"  {name:8} {' '.join(citation.split())}", markup=False)
     console.print("recipes")
     for slug in zoo.list_models(pattern, pretrained):
-        path = zoo.recipe_files()[slug]
+        path = recipe_files()[slug]
         first = path.read_text().splitlines()[0].removeprefix("# ")
         console.print(f"  {slug:18} {first}", markup=False)
 

@@ -36,6 +36,8 @@ def sample(
     require(frames >= 1, f"frames must be at least 1, got {frames}")
     require(seed >= 0, f"seed must not be negative, got {seed}")
 
+    import torch
+
     import zoo
     from zoo.contract.capabilities import Samples, Walks
 

@@ -1,0 +1,125 @@
+"""What codes are worth: reconstructions, probes, clusters, information."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent
+
+from zoo.cache import content_hash, remembered
+from zoo.contract.capabilities import Clusters, Encodes, Explains, Side
+from zoo.parts.estimators import active_units
+from zoo.scores.metrics import Estimate, mean_and_error, wilson
+from zoo.scores.representation import (
+    aggregate_posterior,
+    clustering,
+    kmeans_clusters,
+    knn_accuracy,
+    linear_probe,
+    total_correlation,
+)
+from zoo.scores.scene import Scene, as_tensors, code_version
+
+PROBE_CODES = 20_000
+CORRELATED = 2000
+
+
+def reconstruction(scene: Scene) -> None:
+    """Squared error of the reconstructed test images; of grey ones also the signal-to-noise ratio."""
+    values, ratios = scene.per_image["reconstruction_error"], scene.per_image["reconstruction_psnr"]
+    how = f"{scene.data.protocol}; {len(values)} images, mean reconstruction"
+    scene.put("reconstruction_error", mean_and_error(values), "squared error/image", Side.EXACT, how)
+    if scene.data.pixels != "binary" and ratios.isfinite().all():
+        scene.put("reconstruction_psnr", mean_and_error(ratios), "dB/image", Side.EXACT, f"{how}, clipped")
+
+
+def active(scene: Scene) -> None:
+    """Latent units whose posterior mean varies."""
+    layers = sorted(name for name in scene.per_image if name.startswith("posterior_mean_"))
+    for layer, name in enumerate(layers, 1):
+        means = scene.per_image[name]
+        suffix = f"_layer_{layer}" if len(layers) > 1 else ""
+        how = f"{scene.data.protocol}; {len(means)} images, Var > 0.01"
+        count = float(active_units(means).sum())
+        scene.put(f"active_units{suffix}", count, f"of {means.shape[1]}", Side.EXACT, how)
+        logs = means.var(0).clamp(min=1e-12).log10().sort(descending=True).values
+        scene.details[f"log10_variance_of_posterior_mean{suffix}"] = [round(float(v), 3) for v in logs]
+
+
+def codes(scene: Scene) -> None:
+    """What a linear probe and nearest neighbours read from the codes; raw pixels beside them."""
+    train_y, test_y = scene.labels
+    n = min(PROBE_CODES, len(train_y))
+    train_y = train_y[:n]
+
+    def read(train: Tensor, test: Tensor) -> dict[str, Estimate]:
+        near = knn_accuracy(train, train_y, test, test_y)
+        return {"probe_accuracy": linear_probe(train, train_y, test, test_y)} | {
+            f"knn_accuracy_{k}": accuracy for k, accuracy in near.items()
+        }
+
+    sizes = f"{n} training and {len(test_y)} test"
+    for name, accuracy in read(_train_codes(scene, n), scene.per_image["code"]).items():
+        interval = wilson(accuracy.value, len(test_y))
+        how = f"{scene.data.protocol}; {sizes} codes"
+        scene.put(name, accuracy, "share right", Side.ESTIMATE, how, interval=interval)
+    scored = scene.per_image["row"].long()
+    train, test = scene.real("train", n), scene.real("test", None)[scored]
+    known = remembered(
+        "codes",
+        [code_version(), content_hash(train), content_hash(test)],
+        lambda: as_tensors(read(train.flatten(1), test.flatten(1))),
+    )
+    for name, (value, error) in known.items():
+        how = f"{scene.image_set}; {sizes} images as bytes"
+        estimate = Estimate(float(value), float(error))
+        scene.put(name, estimate, "share right", Side.ESTIMATE, how, floor="raw_pixels")
+
+
+def _train_codes(scene: Scene, n: int) -> Tensor:
+    method = scene.method
+    assert isinstance(method, Encodes)
+    with scene.stream("training images"):
+        x = scene.data.split("train").x[:n]
+    return scene.spread("codes", n, lambda rows: (method.encode(x[rows].to(method.device)),))[0]
+
+
+def clusters(scene: Scene) -> None:
+    """Agreement of the method's clusters, or of k-means on its codes, with the labels."""
+    method, columns = scene.method, scene.per_image
+    train_y, test_y = scene.labels
+    if isinstance(method, Clusters):
+        log_probs, source = columns["log_prob_cluster"], "own clusters"
+    else:
+        k, n = int(train_y.max()) + 1, min(PROBE_CODES, len(train_y))
+        log_probs = kmeans_clusters(_train_codes(scene, n), columns["code"], k, scene.seed)
+        source = f"k-means of {n} training codes, k={k}"
+    found = clustering(log_probs, test_y)
+    how = f"{scene.data.protocol}; {len(test_y)} images, {source}"
+    for protocol in ("hungarian", "majority", "aae"):
+        accuracy = getattr(found, protocol)
+        interval = wilson(accuracy.value, len(test_y))
+        name = f"cluster_accuracy_{protocol}"
+        scene.put(name, accuracy, "share right", Side.ESTIMATE, how, interval=interval)
+    scene.put("nmi", found.nmi, "of 1", Side.ESTIMATE, how)
+    scene.put("ari", found.ari, "of 1", Side.ESTIMATE, how)
+    scene.put("used_clusters", float(found.used_clusters), f"of {log_probs.shape[1]}", Side.EXACT, how)
+
+
+def aggregate(scene: Scene) -> None:
+    """Mutual information of image and latent, and the distance of all posteriors together from the prior."""
+    method = scene.method
+    assert isinstance(method, Explains)
+    x = scene.data.split("test").x[: scene.n].to(method.device)
+    with scene.stream("aggregate"), torch.no_grad():
+        account = method.explain(x)
+        found = aggregate_posterior(account.posterior, account.prior)
+        few = method.explain(x[:CORRELATED]).posterior
+        correlation = total_correlation(few) if isinstance(few, Independent) else None
+    how = f"{scene.data.protocol}; {len(x)} posteriors, one draw each"
+    capped = f"{how}; at most log {len(x)} = {math.log(len(x)):.2f}"
+    scene.put("mutual_information", found.information, "nats", Side.ESTIMATE, capped)
+    scene.put("marginal_kl", found.marginal_kl, "nats", Side.ESTIMATE, how)
+    if correlation is not None:  # a posterior of several layers does not factorise
+        biased = f"{scene.data.protocol}; {min(CORRELATED, len(x))} posteriors, one draw each, biased upwards"
+        scene.put("total_correlation", correlation, "nats", Side.ESTIMATE, biased)

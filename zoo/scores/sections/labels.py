@@ -1,0 +1,71 @@
+"""What a method knows of classes."""
+
+import torch
+from torch import Tensor
+
+from zoo.contract.capabilities import Classifies, Conditions, Energies, Scores, Side, Weighs
+from zoo.data.modules import ImageData
+from zoo.data.sets import from_recipe
+from zoo.errors import require
+from zoo.scores.metrics import share, wilson
+from zoo.scores.representation import outlier_auroc
+from zoo.scores.scene import Scene
+
+OUTLIERS, OUTLIER_SAMPLES = 1000, 50
+OTHER_DATA = {"MNIST": "FashionMNIST", "FashionMNIST": "MNIST"}
+
+
+def conditional(scene: Scene) -> None:
+    """Share of conditional samples that the classifier takes for the class asked for."""
+    method = scene.method
+    assert isinstance(method, Conditions)
+    asked = torch.arange(scene.n) % scene.extractor.num_classes
+
+    def draw(rows: slice) -> tuple[Tensor]:
+        images = method.sample_given(asked[rows].to(method.device))
+        return (scene.extractor.extract(images).log_probs.argmax(1),)
+
+    hits = share(scene.spread("conditional", scene.n, draw)[0] == asked)
+    how = f"{scene.image_set}; {scene.n} samples, classes in turn; {scene.extractor.name}"
+    interval = wilson(hits.value, scene.n)
+    scene.put("conditional_accuracy", hits, "share", Side.ESTIMATE, how, interval=interval)
+
+
+def accuracy(scene: Scene) -> None:
+    """Share of the test images whose label the method itself predicts."""
+    method, (_, labels) = scene.method, scene.labels
+    assert isinstance(method, Classifies)
+    x = scene.data.split("test").x[scene.per_image["row"].long()]
+
+    def predict(rows: slice) -> tuple[Tensor]:
+        return (method.classify(x[rows].to(method.device)).argmax(1),)
+
+    hits = share(scene.spread("accuracy", len(x), predict)[0] == labels)
+    how = f"{scene.data.protocol}; {len(x)} images"
+    scene.put("accuracy", hits, "share right", Side.EXACT, how, interval=wilson(hits.value, len(x)))
+
+
+def outliers(scene: Scene) -> None:
+    """AUROC of telling the test images from those of another data set by log-likelihood or energy."""
+    method, recipe = scene.method, scene.data.recipe()
+    require(recipe["class"] in OTHER_DATA, f"no outliers of the shape of {scene.image_set} are known")
+    other = from_recipe(recipe | {"class": OTHER_DATA[recipe["class"]]})
+
+    def read(name: str, data: ImageData) -> Tensor:
+        x = data.split("test").x[:OUTLIERS].to(method.device)
+
+        def score(rows: slice) -> tuple[Tensor]:
+            if isinstance(method, Scores):
+                return (method.log_prob(x[rows], OUTLIER_SAMPLES).double(),)
+            assert isinstance(method, Energies)
+            return (-method.energy(x[rows]).double(),)
+
+        return scene.spread(name, len(x), score)[0]
+
+    inside, outside = read("inliers", scene.data), read("outliers", other)
+    by = "log p(x)" if isinstance(method, Scores) else "energy"
+    by += f", K={OUTLIER_SAMPLES}" if isinstance(method, Weighs) else ""
+    how = (
+        f"{scene.data.protocol}; {len(inside)} images against {len(outside)} of {other.source.name}, by {by}"
+    )
+    scene.put("outlier_auroc", outlier_auroc(inside, outside), "of 1", Side.ESTIMATE, how)
