@@ -19,7 +19,7 @@ def test_names_agree_and_the_first_comment_states_the_expected_number(slug):
     recipe = yaml.safe_load(path.read_text())
     method = recipe["model"]["class_path"]
     assert method in zoo.METHODS
-    family, module = zoo.METHODS[method].split(".")[1:]
+    family, module = zoo.METHODS[method].split(".")[2:]
     assert path.parent.name == family
     assert re.fullmatch(rf"{module}\d*(_\w+)?_(digits|mnist|fashion_mnist|heartbeat|swiss_roll)", path.stem)
     first = path.read_text().split("\nseed_everything")[0]

@@ -125,7 +125,7 @@ def test_the_checkpoint_alone_is_enough_to_score_again(zoo_cli, digits_run, tmp_
         cwd=tmp_path,
         check=True,
     )
-    from zoo.evaluation import Results
+    from zoo.scores.results import Results
 
     first, again = Results.read(digits_run / "results.json"), Results.read(out)
     assert first.numbers == again.numbers

@@ -1,4 +1,4 @@
-"""The heavy verbs through LightningCLI (`fit`, `validate`, `test`, `predict`), and what happens after a fit."""
+"""The heavy verbs (`fit`, `validate`, `test`, `predict`) through LightningCLI, and what follows a fit."""
 
 import inspect
 import pickle
