@@ -11,7 +11,6 @@ are added to it.
 """
 
 import argparse
-import re
 import sys
 import tempfile
 from fnmatch import fnmatch
@@ -103,9 +102,10 @@ def check(checkpoint: Checkpoint, metrics: list[str] | None, add: bool) -> bool:
 
 def _sizes(recorded: Results) -> tuple[int, int]:
     """The importance samples and the images with which it was scored; the defaults if it says none."""
-    text = " ".join(number.protocol for number in recorded.numbers.values())
-    samples, images = re.search(r"K=(\d+)", text), re.search(r"(\d+) samples against", text)
-    return int(samples[1]) if samples else SAMPLES, int(images[1]) if images else IMAGES
+    protocols = [number.protocol for number in recorded.numbers.values()]
+    samples = max((protocol.num_samples or 0 for protocol in protocols), default=0)
+    images = max((protocol.num_images or 0 for protocol in protocols), default=0)
+    return samples or SAMPLES, images or IMAGES
 
 
 def _within(now: Number, before: Number) -> bool:

@@ -34,10 +34,10 @@ from zoo.publishing.checkpoints import (
     over_seeds,
     spread,
 )
-from zoo.publishing.readme import with_table
+from zoo.publishing.readme import with_tables
 from zoo.publishing.references import references
 from zoo.publishing.reproduce import Training, recipe_of, reproduce
-from zoo.scores.results import Number, Results
+from zoo.scores.results import Number, Protocol, Results
 
 PUBLISHED = checkpoints()
 TOTAL_BYTES = 150_000_000
@@ -211,7 +211,7 @@ def test_a_published_checkpoint_is_what_it_says(slug):
 def test_the_index_is_generated():
     assert (ROOT / cards.INDEX).read_text() == cards.index(PUBLISHED)
     readme = (ROOT / "README.md").read_text()
-    assert readme == with_table(readme, PUBLISHED)
+    assert readme == with_tables(readme, PUBLISHED)
 
 
 def test_every_command_of_the_tour_in_readme_runs(tmp_path, monkeypatch, capsys):
@@ -245,7 +245,7 @@ def test_quick_numbers_come_out_of_the_weights_again(tmp_path, monkeypatch):
 
 
 def test_the_deviation_over_seeds_stands_in_the_place_of_a_smaller_error():
-    number = Number(1.0, "nats", Side.LOWER, "p", 0.5)
+    number = Number(1.0, "nats", Side.LOWER, Protocol("p", "q"), 0.5)
     assert str(over_seeds(number, [1.0, 2.0, 3.0])) == ">= 2.0 ± 1.0"
     assert str(over_seeds(number, [1.0, 1.1, 1.2])) == ">= 1.10 ± 0.50"
     assert over_seeds(number, []) is number

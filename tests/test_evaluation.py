@@ -20,7 +20,7 @@ from zoo.parts.annealing.binary_pair import BinaryPair, log_partition
 from zoo.scores.evaluation import Evaluator
 from zoo.scores.features import extractor
 from zoo.scores.results import Results
-from zoo.scores.section import ON_REQUEST, SECTIONS
+from zoo.scores.sections import SECTIONS
 
 
 class Silent(Method):
@@ -109,13 +109,13 @@ def score(method: Method, tmp_path: Path, data=None, **options) -> Results:
 
 
 def test_slow_metrics_wait_to_be_asked():
-    assert set(SECTIONS) - set(Evaluator().metrics) == set(ON_REQUEST) == {"ais"}
+    assert set(SECTIONS) - set(Evaluator().metrics) == {"ais"}
 
 
 def test_a_method_that_can_do_nothing_has_no_numbers_and_a_reason_for_each(tmp_path):
     results = score(Silent(), tmp_path)
     assert results.numbers == {}
-    assert set(results.skipped) == set(SECTIONS) - set(ON_REQUEST)
+    assert set(results.skipped) == set(SECTIONS) - {"ais"}
     assert all("Silent has not that capability" in reason for reason in results.skipped.values())
     assert results.skipped["fid"].startswith("needs Samples: ")
 
@@ -134,9 +134,9 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
     assert results.numbers["test/conditional_accuracy"].interval[0] < 1
     assert value["csl"] < value["log_prob"] + 0.1
     assert results.numbers["test/csl"].side is Side.LOWER
-    assert "2000 states of 100 chains" in results.numbers["test/csl"].protocol
+    assert "2000 states of 100 chains" in results.numbers["test/csl"].protocol.how
     assert value["used_clusters"] <= 4
-    assert "own clusters" in results.numbers["test/nmi"].protocol
+    assert "own clusters" in results.numbers["test/nmi"].protocol.how
     assert 0.1 < value["probe_accuracy"] < 1
     assert results.skipped.keys() == {
         "accuracy",
@@ -153,7 +153,7 @@ def test_an_annealed_partition_says_so_and_adds_its_error(tmp_path):
     results = score(method, tmp_path, metrics=["partition"])
     log_prob, log_z = results.numbers["test/log_prob_optimistic"], results.numbers["test/log_partition"]
     assert log_prob.side is Side.OPTIMISTIC
-    assert "AIS, 100 chains" in log_prob.protocol
+    assert "AIS, 100 chains" in log_prob.protocol.how
     assert log_prob.error > log_z.error > 0
     assert results.numbers["test/partition_ess"].value > 50
 
@@ -178,7 +178,7 @@ def test_a_refused_partition_is_annealed_four_times_as_long(tmp_path):
     method.log_partition = hasty
     results = score(method, tmp_path, metrics=["partition"])
     assert asked == [14_500, 3_625, 58_000, 14_500]
-    assert "58000 distributions" in results.numbers["test/log_partition"].protocol
+    assert "58000 distributions" in results.numbers["test/log_partition"].protocol.how
 
 
 def test_chains_are_asked_how_well_they_mix(tmp_path):
@@ -194,7 +194,7 @@ def test_chains_are_asked_how_well_they_mix(tmp_path):
     numbers = score(Alternating(), tmp_path, metrics=["mixing"]).numbers
     assert numbers["test/class_switches"].value == 1
     assert numbers["test/classes_visited"].value == 2
-    assert "6 consecutive states of 10 chains" in numbers["test/class_switches"].protocol
+    assert "6 consecutive states of 10 chains" in numbers["test/class_switches"].protocol.how
 
 
 def test_a_number_does_not_depend_on_which_others_are_asked_for(tmp_path):
@@ -213,7 +213,7 @@ def test_a_bound_on_the_energy_changes_the_side(tmp_path):
 
     exact = score(Bounded(), tmp_path, metrics=["partition"]).numbers
     assert exact["test/log_prob_lower"].side is Side.LOWER
-    assert "a bound on the energy" in exact["test/log_prob_lower"].protocol
+    assert "a bound on the energy" in exact["test/log_prob_lower"].protocol.how
     annealed = score(Bounded(num_hidden=25), tmp_path, metrics=["partition"]).numbers
     assert annealed["test/log_prob_estimate"].side is Side.ESTIMATE
 
@@ -259,7 +259,7 @@ def test_identical_samples_have_defined_values(tmp_path):
 def test_too_few_images_are_skipped_and_smaller_sets_say_their_size(tmp_path):
     few = score(Sampler(lambda n: torch.rand(n, 1, 8, 8)), tmp_path, num_images=100)
     assert few.skipped["fid"] == "FID needs more images than the 128 features, and at least 3, got 100"
-    assert "100 samples against 100 test images" in few.numbers["test/kid"].protocol
+    assert "100 samples against 100 test images" in few.numbers["test/kid"].protocol.how
     two = score(Sampler(lambda n: torch.rand(n, 1, 8, 8)), tmp_path, num_images=2)
     assert two.skipped["kid"] == "KID needs at least 3 images on each side, got 2 and 2"
     assert two.skipped["neighbourhoods"].startswith("neighbourhoods need more than 5 images")
@@ -295,8 +295,8 @@ def test_the_score_is_a_function_of_weights_and_seed(tmp_path):
 def test_the_test_loop_may_be_cut_short(tmp_path):
     evaluator = Evaluator(num_samples=3, out=str(tmp_path / "r.json"))
     trainer(callbacks=[evaluator], limit_test_batches=2).test(tiny("VAE"), datamodule=Digits(), verbose=False)
-    assert "200 images" in evaluator.results.numbers["test/log_prob_lower"].protocol
-    assert "1295 training and 200 test codes" in evaluator.results.numbers["test/probe_accuracy"].protocol
+    assert "200 images" in evaluator.results.numbers["test/log_prob_lower"].protocol.how
+    assert "1295 training and 200 test codes" in evaluator.results.numbers["test/probe_accuracy"].protocol.how
 
 
 def test_looking_while_training_logs_numbers_and_never_changes_the_weights():
@@ -360,7 +360,7 @@ def test_annealing_is_a_second_opinion_on_the_bound(tmp_path, monkeypatch):
     results = score(tiny("VAE"), tmp_path, num_samples=500, metrics=["log_prob", "ais"])
     assert abs(results.numbers["test/ais_less_bound"].value) < 0.1
     assert results.numbers["test/log_prob_ais"].side is Side.LOWER
-    assert "acceptance 0." in results.numbers["test/log_prob_ais"].protocol
+    assert "acceptance 0." in results.numbers["test/log_prob_ais"].protocol.how
 
 
 def test_a_data_recipe_makes_the_same_data():
@@ -415,4 +415,4 @@ def test_copies_of_training_images_are_nearer_to_them_than_test_images(tmp_path)
     floor = results.floors["test_images"]["test/training_distance"]
     real, test = (Digits(binarize="none").split(name).x.flatten(1) for name in ("train", "test"))
     assert floor.value == pytest.approx(float(torch.cdist(test, real).min(1).values.mean()), rel=1e-4)
-    assert "200 states (means) of 10 chains" in results.numbers["test/parzen_chains"].protocol
+    assert "200 states (means) of 10 chains" in results.numbers["test/parzen_chains"].protocol.how

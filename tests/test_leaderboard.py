@@ -14,16 +14,19 @@ from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.hub import CONFIG, METRICS
 from zoo.leaderboard.page import write_page
-from zoo.leaderboard.table import DIRECTIONS, Board, Entry, boards, entrant
+from zoo.leaderboard.table import Board, Entry, boards, entrant
 from zoo.publishing.checkpoints import checkpoints
-from zoo.scores.results import Number
+from zoo.scores.results import Number, Protocol
+from zoo.scores.sections import RANKED
 
 PUBLISHED = list(checkpoints().values())
 ENTRANTS = [entrant(one) for one in PUBLISHED]
 
 
 def board(*spans: tuple[float, float], metric: str = "fid") -> Board:
-    numbers = [Number((a + b) / 2, "u", Side.ESTIMATE, "p", (b - a) / 2 / 1.959964) for a, b in spans]
+    numbers = [
+        Number((a + b) / 2, "u", Side.ESTIMATE, Protocol("p", "q"), (b - a) / 2 / 1.959964) for a, b in spans
+    ]
     entries = tuple(Entry(str(i), "VAE", "variational", number, 1) for i, number in enumerate(numbers))
     return Board("digits", metric, "p", "u", "~", entries, {})
 
@@ -57,7 +60,7 @@ def test_every_ranked_number_is_on_exactly_one_board():
         (one.slug, key.removeprefix("test/"))
         for one in PUBLISHED
         for key in one.results.numbers
-        if key.removeprefix("test/") in DIRECTIONS
+        if key.removeprefix("test/") in RANKED
     ]
     assert sorted(listed) == sorted(wanted)
 

@@ -13,11 +13,17 @@ from rich.console import Console
 from zoo import files
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
-from zoo.scores.results import SCHEMA, Number, Results, side_by_side
+from zoo.scores.results import SCHEMA, Number, Protocol, Results, side_by_side
 
-FID = "digits 1x8x8; 359 samples against 359 test images as bytes; digits-cnn-128@1a2b3c4d"
-DYNAMIC = "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0); 359 images, K=5000 samples"
-REAL = "digits 1x8x8 1295/143/359, real; 359 images"
+FID = Protocol(
+    "digits 1x8x8", "359 samples against 359 test images as bytes; digits-cnn-128@1a2b3c4d", num_images=359
+)
+DYNAMIC = Protocol(
+    "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0)",
+    "359 images, K=5000 samples",
+    num_samples=5000,
+)
+REAL = Protocol("digits 1x8x8 1295/143/359, real", "359 images")
 
 
 def number(value, protocol=FID, error=None, *, side=Side.ESTIMATE, unit="squared distance", interval=None):
@@ -108,7 +114,7 @@ def test_the_file_says_side_error_and_interval(written):
         "value": -21.25,
         "unit": "nats/image",
         "side": ">=",
-        "protocol": DYNAMIC,
+        "protocol": dataclasses.asdict(DYNAMIC),
         "error": 0.2,
         "interval": pytest.approx([-21.25 - 0.392, -21.25 + 0.392], abs=1e-4),
     }
@@ -212,7 +218,12 @@ WRONG = [
     ((*NUMBER, "error"), "0", "error of test/fid of numbers of PATH must be of type float or int, got '0'"),
     ((*NUMBER, "error"), math.nan, "error of test/fid of numbers of PATH must be finite, got nan"),
     ((*NUMBER, "unit"), 1, "unit of test/fid of numbers of PATH must be of type str, got 1"),
-    ((*NUMBER, "protocol"), None, "protocol of test/fid of numbers of PATH must be of type str, got None"),
+    ((*NUMBER, "protocol"), None, "protocol of test/fid of numbers of PATH must be of type dict, got None"),
+    (
+        (*NUMBER, "protocol", "num_images"),
+        "9",
+        "num_images of protocol of test/fid of numbers of PATH must be of type int, got '9'",
+    ),
     (
         (*NUMBER, "side"),
         "about",
@@ -234,9 +245,9 @@ WRONG = [
     (("floors",), None, "floors of PATH must be of type dict, got None"),
     (("floors", "train"), 1, "train of floors of PATH must be of type dict, got 1"),
     ((*FLOOR, "value"), math.nan, "value of test/fid of train of floors of PATH must be finite, got nan"),
-    (("schema",), 1, "results must have schema 2, PATH has 1"),
-    (("schema",), "2", "results must have schema 2, PATH has 2"),
-    (("schema",), None, "results must have schema 2, PATH has None"),
+    (("schema",), 1, "results must have schema 3, PATH has 1"),
+    (("schema",), "3", "results must have schema 3, PATH has 3"),
+    (("schema",), None, "results must have schema 3, PATH has None"),
 ]
 
 
@@ -304,7 +315,7 @@ def test_an_unknown_entry_is_refused(path, written, place):
         ('"schema"', "results file PATH cannot be read: TypeError"),
         ("null", "results file PATH cannot be read: TypeError"),
         ("{}", "results file PATH cannot be read: KeyError: 'schema'"),
-        ('{"schema": 2}', "PATH must have the entries method, numbers"),
+        ('{"schema": 3}', "PATH must have the entries method, numbers"),
     ],
 )
 def test_what_is_no_results_file_is_refused(path, text, line):
@@ -420,7 +431,7 @@ def test_differences_near_zero_are_absolute():
 
 
 def test_numbers_of_two_protocols_or_of_one_side_are_not_held_against_each_other():
-    same, different = results().agreement(changed(99.0, protocol=FID + " again"))
+    same, different = results().agreement(changed(99.0, protocol=dataclasses.replace(FID, how="again")))
     assert "test/fid" not in same
     assert different == []
     assert results(numbers={"test/kid": number(1.0)}).agreement(results()) == ([], [])
@@ -446,7 +457,7 @@ def test_the_table_shows_every_number_its_floors_its_unit_and_its_protocol():
 
 
 def test_a_floor_under_another_protocol_has_a_row_of_its_own():
-    floors = {"raw_pixels": {"test/fid": number(0.5, "raw")}}
+    floors = {"raw_pixels": {"test/fid": number(0.5, Protocol("", "raw"))}}
     lines = shown(results(floors=floors).table())
     rows = [line for line in lines if " fid (" in line]
     assert len(rows) == 2
@@ -458,7 +469,9 @@ def test_a_floor_under_another_protocol_has_a_row_of_its_own():
 def test_a_protocol_with_brackets_is_printed_as_it_is():
     name = "photos [bold]x[/bold] 1x8x8"
     data = {"protocol": name, "test_sha256": "ab" * 32}
-    lines = shown(results(numbers={"test/fid": number(1.5, name)}, data=data, floors={}).table())
+    lines = shown(
+        results(numbers={"test/fid": number(1.5, Protocol(name, ""))}, data=data, floors={}).table()
+    )
     assert lines[0].startswith(f"VAE on {name}")
     assert lines[-1].strip() == f"(1) {name}"
 
@@ -500,10 +513,10 @@ def test_two_protocols_never_share_a_row():
         assert ("-21.25" in row) != ("-5.50" in row)
     stated = {f"({i}) {protocol}" for i in range(1, 5) for protocol in (REAL, DYNAMIC)}
     legend = {line.strip() for line in lines} & stated
-    assert {line[4:] for line in legend} == {REAL, DYNAMIC}
+    assert {line[4:] for line in legend} == {str(REAL), str(DYNAMIC)}
     for line in legend:
         (row,) = [row for row in rows if f"log_prob {line[:3]}" in row]
-        assert ("-5.50" in row) == (line[4:] == REAL)
+        assert ("-5.50" in row) == (line[4:] == str(REAL))
 
 
 def test_two_units_never_share_a_row():
@@ -514,7 +527,7 @@ def test_two_units_never_share_a_row():
 
 
 def test_floors_of_two_protocols_are_both_shown():
-    few = FID.replace("359", "100")
+    few = dataclasses.replace(FID, how=FID.how.replace("359", "100"), num_images=100)
     other = dataclasses.replace(
         results(),
         numbers={"test/fid": number(60.5, few, 2.0)},

@@ -59,7 +59,7 @@ def test_what_is_pushed_offline_is_the_score(shelf, tmp_path):
     table = json.loads(path.read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     recorded = {
-        (slug, key, number.protocol, number.value)
+        (slug, key, str(number.protocol), number.value)
         for slug, one in checkpoints(shelf).items()
         for key, number in one.results.numbers.items()
     }
@@ -75,7 +75,7 @@ def test_pushing_twice_updates_and_pulling_gives_the_numbers_back(shelf, tmp_pat
         "run(['leaderboard', 'push', '--root', 'shelf', '--project', 'p'])\n"
         "from zoo.leaderboard.wandb_board import pull\n"
         "import json\n"
-        "found = {e.slug: {k: [n.value, n.side.value, n.protocol, n.unit, n.error]\n"
+        "found = {e.slug: {k: [n.value, n.side.value, str(n.protocol), n.unit, n.error]\n"
         "         for k, n in e.numbers.items()} for e in pull('p', None)}\n"
         "print(json.dumps(found))\n"
         "run(['leaderboard', 'pull', '--project', 'p', '--metric', 'fid'])\n"
@@ -87,7 +87,7 @@ def test_pushing_twice_updates_and_pulling_gives_the_numbers_back(shelf, tmp_pat
         once, again, first, *board, last = client(tmp_path, settings, script).splitlines()
     expected = {
         slug: {
-            key: [n.value, n.side.value, n.protocol, n.unit, n.error]
+            key: [n.value, n.side.value, str(n.protocol), n.unit, n.error]
             for key, n in one.results.numbers.items()
         }
         for slug, one in checkpoints(shelf).items()
@@ -142,7 +142,7 @@ def test_the_report_has_every_board_and_pushing_again_updates_it(tmp_path):
     for board, place in zip(ranked, places, strict=True):
         better = "higher" if board.higher else "lower"
         heading = f"{board.metric}, {board.unit}; {better} is better"
-        assert texts[place - 2 : place] == [heading, board.protocol]
+        assert texts[place - 2 : place] == [heading, f"{board.text}; {board.protocol}"]
         rows = [
             [cell.strip() for cell in line.strip("|").split("|")]
             for line in blocks[place]["content"].splitlines()[2:]

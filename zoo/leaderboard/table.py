@@ -20,38 +20,9 @@ from rich.text import Text
 from zoo.errors import require
 from zoo.methods import family_of
 from zoo.publishing.checkpoints import Checkpoint, over_seeds
-from zoo.scores.results import Number, Numbers
+from zoo.scores.results import Number, Numbers, Protocol
+from zoo.scores.sections import MEASURES, RANKED, said_of
 
-HIGHER, LOWER = True, False
-DIRECTIONS: dict[str, bool] = {
-    "fid": LOWER,
-    "kid": LOWER,
-    "inception_score": HIGHER,
-    "coverage": HIGHER,
-    "recall": HIGHER,
-    "precision": HIGHER,
-    "density": HIGHER,
-    "class_distance": LOWER,
-    "log_prob": HIGHER,
-    "log_prob_lower": HIGHER,
-    "log_prob_estimate": HIGHER,
-    "log_prob_optimistic": HIGHER,
-    "csl": HIGHER,
-    "gain_over_baseline": HIGHER,
-    "bits_per_dim": LOWER,
-    "parzen": HIGHER,
-    "reconstruction_error": LOWER,
-    "reconstruction_psnr": HIGHER,
-    "accuracy": HIGHER,
-    "probe_accuracy": HIGHER,
-    "knn_accuracy_5": HIGHER,
-    "cluster_accuracy_hungarian": HIGHER,
-    "nmi": HIGHER,
-    "ari": HIGHER,
-    "mutual_information": HIGHER,
-    "outlier_auroc": HIGHER,
-}
-"""What is ranked, in the order of the boards, and which way is better."""
 FLOORS = {"train": "training images", "independent_pixels": "independent pixels"}
 
 
@@ -66,12 +37,26 @@ class Entry(NamedTuple):
     """How many runs the number is the mean of."""
 
 
+class Place(NamedTuple):
+    """What the numbers of one board share."""
+
+    data: str
+    metric: str
+    protocol: Protocol
+    unit: str
+    side: str
+
+    def __str__(self) -> str:
+        """For the order of boards of one metric."""
+        return f"{self.protocol} {self.unit} {self.side}"
+
+
 class Board(NamedTuple):
     """One metric under one protocol."""
 
     data: str
     metric: str
-    protocol: str
+    protocol: Protocol
     unit: str
     side: str
     entries: tuple[Entry, ...]
@@ -82,7 +67,12 @@ class Board(NamedTuple):
     @property
     def higher(self) -> bool:
         """Whether a higher value is better."""
-        return DIRECTIONS[self.metric]
+        return MEASURES[self.metric].better == "higher"
+
+    @property
+    def text(self) -> str:
+        """What the metric says, in a sentence."""
+        return said_of(self.metric)
 
     def ranks(self) -> list[int]:
         """One more than the number of clearly better entries, per entry."""
@@ -125,39 +115,39 @@ def boards(
     Args:
         entrants: What is compared.
         data: Shell pattern of the data set's name, such as `mnist`.
-        metric: One of `DIRECTIONS`; by default all.
+        metric: One of those that are ranked; by default all.
         family: Shell pattern of the family, such as `energy`.
         num_least: Fewest entries of a board.
 
     Raises:
         UsageError: If the metric is not ranked.
     """
-    known = ", ".join(DIRECTIONS)
-    require(metric is None or metric in DIRECTIONS, f"metric must be one of {known}, got {metric!r}")
-    entries: dict[tuple[str, ...], list[Entry]] = {}
-    floors: dict[tuple[str, ...], dict[str, Number]] = {}
+    known = ", ".join(RANKED)
+    require(metric is None or metric in RANKED, f"metric must be one of {known}, got {metric!r}")
+    entries: dict[Place, list[Entry]] = {}
+    floors: dict[Place, dict[str, Number]] = {}
     for one in entrants:
         room = family_of(one.method)
         if not (fnmatch(one.data, data) and fnmatch(room, family)):
             continue
         for key, number in one.numbers.items():
             short = key.removeprefix("test/")
-            if short not in DIRECTIONS or metric not in (None, short):
+            if short not in RANKED or metric not in (None, short):
                 continue
-            place = (one.data, short, number.protocol, number.unit, number.side.value)
+            place = Place(one.data, short, number.protocol, number.unit, number.side.value)
             values = one.seeds.get(key, [])
             entry = Entry(one.slug, one.method, room, over_seeds(number, values), max(1, len(values)))
             entries.setdefault(place, []).append(entry)
             for floor, numbers in one.floors.items():
                 if key in numbers and numbers[key].protocol == number.protocol:
                     floors.setdefault(place, {})[FLOORS.get(floor, floor)] = numbers[key]
-    order = list(DIRECTIONS)
     found = []
-    for place in sorted(entries, key=lambda place: (place[0], order.index(place[1]), place[2:])):
-        sign = -1 if DIRECTIONS[place[1]] else 1
-        ranked = sorted(entries[place], key=lambda entry: sign * entry.number.value)
+    for place in sorted(entries, key=lambda place: (place.data, RANKED.index(place.metric), str(place))):
+        ranked = sorted(entries[place], key=lambda entry: entry.number.value)
+        if MEASURES[place.metric].better == "higher":
+            ranked.sort(key=lambda entry: -entry.number.value)
         if len(ranked) >= num_least:
-            found.append(Board(*place, tuple(ranked), floors.get(place, {})))  # pyright: ignore
+            found.append(Board(*place, tuple(ranked), floors.get(place, {})))
     return found
 
 
@@ -166,7 +156,7 @@ def table(board: Board) -> Table:
     better = "higher" if board.higher else "lower"
     shown = Table(title=escape(f"{board.data}: {board.metric}, {board.unit}; {better} is better"))
     shown.title_justify = shown.caption_justify = "left"
-    shown.caption = Text(board.protocol)
+    shown.caption = Text(str(board.protocol))
     shown.add_column("rank", justify="right")
     shown.add_column("checkpoint", no_wrap=True)
     shown.add_column("value", justify="right", no_wrap=True)

@@ -18,7 +18,7 @@ from zoo.errors import UsageError
 from zoo.leaderboard.table import Entrant
 from zoo.methods import METHODS
 from zoo.publishing.checkpoints import Checkpoint
-from zoo.scores.results import Number, Numbers
+from zoo.scores.results import Number, Numbers, Protocol
 
 BOARD = "leaderboard"
 PICTURES = ("samples.png", "reconstructions.png", "interpolations.png")
@@ -54,7 +54,14 @@ def push(found: Sequence[Checkpoint], project: str, entity: str | None) -> None:
                 run.summary.update(results.flat())
             runs[one.slug] = run
             for key, number in results.numbers.items():
-                cells = (key, number.side.value, number.value, number.error, number.unit, number.protocol)
+                cells = (
+                    key,
+                    number.side.value,
+                    number.value,
+                    number.error,
+                    number.unit,
+                    str(number.protocol),
+                )
                 rows.append([one.slug, config["class"], *cells])
         with _run(project, entity, BOARD, BOARD, BOARD, {}) as run:
             run.log({BOARD: wandb.Table(list(COLUMNS), rows)})
@@ -124,5 +131,7 @@ def _numbers(summary: dict[str, Any]) -> Numbers:
         stage, _, name = key.partition("/")
         if stage == "test" and all(f"{part}/{name}" in summary for part in ("side", "unit", "protocol")):
             side, unit, protocol = (summary[f"{part}/{name}"] for part in ("side", "unit", "protocol"))
-            numbers[key] = Number(value, unit, Side(side), protocol, summary.get(f"error/{name}"))
+            numbers[key] = Number(
+                value, unit, Side(side), Protocol("", protocol), summary.get(f"error/{name}")
+            )
     return numbers

@@ -42,7 +42,7 @@ def save(found: Sequence[Checkpoint], urls: Mapping[str, str], project: str, ent
         for board in mine:
             better = "higher" if board.higher else "lower"
             blocks.append(wr.H2(f"{board.metric}, {board.unit}; {better} is better"))
-            blocks += [wr.P(board.protocol), wr.MarkdownBlock(_table(board, urls))]
+            blocks += [wr.P(f"{board.text}; {board.protocol}"), wr.MarkdownBlock(_table(board, urls))]
         runset = wr.Runset(
             entity,
             project,

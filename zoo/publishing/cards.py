@@ -12,9 +12,10 @@ from zoo.files import write_bytes
 from zoo.hub import WEIGHTS, recipe_files, shelf
 from zoo.methods import METHODS, from_folder, method_class
 from zoo.publishing.checkpoints import CARD, Checkpoint, _shown, checkpoints, spread
-from zoo.publishing.readme import with_table
+from zoo.publishing.readme import with_tables
 from zoo.publishing.references import Reference, references
-from zoo.scores.results import Number, Results
+from zoo.scores.results import Number, Protocol, Results
+from zoo.scores.sections import HEADLINES
 
 INDEX = "MODEL_CARDS.md"
 MEGABYTE = 1e6
@@ -24,21 +25,6 @@ DATA = {
     "FashionMNIST": ("Fashion-MNIST (Xiao, Rasul, Vollgraf), MIT", "zalando-datasets/fashion_mnist"),
 }
 """Licence, and name on the Hub, of the data."""
-HEADLINES = (
-    "log_prob",
-    "log_prob_lower",
-    "log_prob_estimate",
-    "log_prob_optimistic",
-    "bits_per_dim",
-    "csl",
-    "gain_over_baseline",
-    "reconstruction_error",
-    "reconstruction_psnr",
-    "fid",
-    "coverage",
-    "parzen",
-)
-"""Numbers that the index shows, in its order."""
 
 
 def write_card(checkpoint: Checkpoint) -> None:
@@ -52,7 +38,7 @@ def write_index(root: Path | None = None) -> None:
     found, readme = checkpoints(root), root.parent / CARD
     write_bytes(root.parent / INDEX, index(found).encode())
     if readme.is_file():
-        write_bytes(readme, with_table(readme.read_text(), found).encode())
+        write_bytes(readme, with_tables(readme.read_text(), found).encode())
 
 
 def card(checkpoint: Checkpoint) -> str:
@@ -130,7 +116,7 @@ def _recipe(slug: str) -> str:
 
 
 def _row(
-    key: str, number: Number, results: Results, seeds: dict[str, list[float]], protocols: Sequence[str]
+    key: str, number: Number, results: Results, seeds: dict[str, list[float]], protocols: Sequence[Protocol]
 ) -> dict[str, Any]:
     floors = {name: numbers.get(key) for name, numbers in results.floors.items()}
     low, high = number.interval or (math.nan, math.nan)

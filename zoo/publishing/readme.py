@@ -7,20 +7,10 @@ from zoo.methods import method_class
 from zoo.publishing.checkpoints import Checkpoint, _shown
 from zoo.publishing.references import Reference, references
 from zoo.scores.results import Number
+from zoo.scores.sections import HEADLINES, SECTIONS
 
-BEGIN, END = "<!-- checkpoints -->", "<!-- end of checkpoints -->"
-FIRST = (
-    "log_prob",
-    "log_prob_lower",
-    "log_prob_estimate",
-    "log_prob_optimistic",
-    "accuracy",
-    "reconstruction_psnr",
-    "csl",
-    "inception_score",
-    "reconstruction_error",
-)
-"""Of these, README shows the first that a checkpoint has."""
+CHECKPOINTS, METRICS = "checkpoints", "metrics"
+"""The tables: each stands between `<!-- NAME -->` and `<!-- end of NAME -->`."""
 
 
 def readme_table(found: dict[str, Checkpoint]) -> str:
@@ -36,7 +26,7 @@ def readme_table(found: dict[str, Checkpoint]) -> str:
     before = ""
     for slug, one in sorted(found.items(), key=lambda item: (item[1].config["class"].lower(), item[0])):
         numbers = {key: _shown(one, key) for key in one.results.numbers}
-        name, method = next((n for n in FIRST if f"test/{n}" in numbers), None), one.config["class"]
+        name, method = next((n for n in HEADLINES if f"test/{n}" in numbers), None), one.config["class"]
         cells = (
             "" if method == before else f"{method}, {_short(method_class(method).paper)}",
             f"[{slug}](checkpoints/{slug}/README.md)",
@@ -54,17 +44,10 @@ def _of_samples(number: Number | None, found: Iterable[Checkpoint]) -> str:
     """A number of samples, with how many there were where others on the same data had more."""
     if number is None:
         return ""
-    data = number.protocol.split()[0]
-    texts = [n.protocol for one in found for n in one.results.numbers.values()]
-    most = max(_sampled(text) for text in texts if text.split()[0] == data)
-    n = _sampled(number.protocol)
-    return str(number) if n == most else f"{number} ({n} samples)"
-
-
-def _sampled(protocol: str) -> int:
-    """How many samples stood against images."""
-    n = re.search(r"(\d+) samples against", protocol)
-    return int(n[1]) if n else 0
+    numbers = [other for one in found for other in one.results.numbers.values()]
+    counts = [n.protocol.num_images or 0 for n in numbers if n.protocol.data == number.protocol.data]
+    n = number.protocol.num_images
+    return str(number) if n == max(counts) else f"{number} ({n} samples)"
 
 
 def _short(citation: str) -> str:
@@ -88,8 +71,20 @@ def _in_short(reference: Reference) -> str:
     return f"{_plain(reference.metric.removeprefix('test/'))} {reference} {_unit(reference.unit)}{how}"
 
 
-def with_table(readme: str, found: dict[str, Checkpoint]) -> str:
-    """README with its generated table brought up to date."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{readme_table(found)}\n{END}{after}"
+def metrics_table() -> str:
+    """The table of README: what is measured of which methods."""
+    lines = ["| `--metrics` | needs | numbers |", "|---" * 3 + "|"]
+    for name, section in SECTIONS.items():
+        needs = " or ".join(f"`{need.__name__}`" for need in section.needs)
+        asked = " (on request)" if section.on_request else ""
+        lines.append(f"| `{name}`{asked} | {needs} | {section.text} |")
+    return "\n".join(lines)
+
+
+def with_tables(readme: str, found: dict[str, Checkpoint]) -> str:
+    """README with its generated tables brought up to date."""
+    for name, table in ((CHECKPOINTS, readme_table(found)), (METRICS, metrics_table())):
+        before, begin, rest = readme.partition(f"<!-- {name} -->")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        readme = f"{before}{begin}\n{table}\n{end}{after}" if end else readme
+    return readme

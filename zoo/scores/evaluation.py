@@ -17,28 +17,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from zoo.contract.batch import Batch
-from zoo.contract.capabilities import (
-    Baselines,
-    Clusters,
-    Encodes,
-    Infers,
-    Normalises,
-    Reconstructs,
-    Scores,
-    Weighs,
-)
 from zoo.contract.method import Method
 from zoo.contract.saved import weights_sha256
 from zoo.data.modules import ImageData
 from zoo.errors import UsageError, require
 from zoo.files import write_bytes
-from zoo.parts.estimators import importance_bound, psnr
 from zoo.randomness import own_stream
 from zoo.scores.hardware import hardware, peak_memory
 from zoo.scores.metrics import PerImage
 from zoo.scores.results import Results
 from zoo.scores.scene import Scene
-from zoo.scores.section import ON_REQUEST, SECTIONS, run_sections
+from zoo.scores.sections import SECTIONS, run_sections
 
 WIDTH = 200
 PACKAGES = ("generative-zoo", "torch", "lightning", "torchmetrics", "numpy", "scikit-learn", "scipy")
@@ -85,7 +74,7 @@ class Evaluator(Callback):
         require(not unknown, f"metrics must be among {', '.join(SECTIONS)}, got {unknown}")
         require(metrics != [], "metrics must name at least one metric, got none")
         self.num_samples, self.num_images = num_samples, num_images
-        self.metrics = tuple(metrics or (name for name in SECTIONS if name not in ON_REQUEST))
+        self.metrics = tuple(metrics or (name for name in SECTIONS if not SECTIONS[name].on_request))
         self.every_n_epochs, self.seed, self.out = every_n_epochs, seed, out
         self.results: Results | None = None
         self.per_image: dict[str, Tensor] = {}
@@ -126,34 +115,15 @@ class Evaluator(Callback):
 
     def _read(self, method: Method, batch: Batch) -> dict[str, Tensor]:
         """Whatever the wanted metrics need of a batch, one row per image."""
+        wanted = [name for name in SECTIONS if name in self.metrics and name not in self._refused]
         values: dict[str, Tensor] = {}
-        wanted = set(self.metrics) - self._refused.keys()
-        if "log_prob" in wanted:
+        for reading in dict.fromkeys(reading for name in wanted for reading in SECTIONS[name].reads):
             try:
-                values |= self._likelihoods(method, batch.x)
-                if isinstance(method, Baselines):
-                    values["baseline_log_prob"] = method.baseline_log_prob(batch.x)
+                values |= reading(method, batch.x, self.num_samples)
             except UsageError as reason:
-                self._refused["log_prob"] = str(reason)
-        if "partition" in wanted and isinstance(method, Normalises):
-            values["energy"] = method.energy(batch.x)
-        if "active_units" in wanted and isinstance(method, Infers):
-            for layer, means in enumerate(method.posterior_means(batch.x)):
-                values[f"posterior_mean_{layer}"] = means
-        if {"codes", "clusters"} & wanted and isinstance(method, Encodes):
-            values["code"] = method.encode(batch.x)
-        if "clusters" in wanted and isinstance(method, Clusters):
-            values["log_prob_cluster"] = method.cluster(batch.x)
-        if "reconstruction" in wanted and isinstance(method, Reconstructs):
-            y = method.reconstruct(batch.x)
-            values["reconstruction_error"] = (y - batch.x).square().flatten(1).sum(1)
-            values["reconstruction_psnr"] = psnr(y.clamp(0, 1), batch.x)
+                readers = [name for name in wanted if reading in SECTIONS[name].reads]
+                self._refused |= dict.fromkeys(readers, str(reason))
         return values
-
-    def _likelihoods(self, method: Method, x: Tensor) -> dict[str, Tensor]:
-        if isinstance(method, Weighs):
-            return importance_bound(method.weigh, x, self.num_samples)._asdict()
-        return {"log_prob": method.log_prob(x, self.num_samples)} if isinstance(method, Scores) else {}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         """Compute everything, on every process; print and write on the first."""

@@ -1,7 +1,8 @@
 """What a score is: numbers with unit, side, protocol and error; `results.json` in memory; the tables.
 
-`results.json`, schema 2: `method`; `numbers` {name: {value, unit, side, protocol, error, interval}}; `floors`
-{floor: numbers} of what needs no model (other real images, independent pixels, raw pixels as codes);
+`results.json`, schema 3: `method`; `numbers` {name: {value, unit, side, protocol, error, interval}}, a protocol being
+{data, how, num_images, num_samples}; `floors` {floor: numbers} of what needs no model (other real images, independent
+pixels, raw pixels as codes);
 `skipped` {metric: reason}; `warnings`; `data` {protocol, test_sha256}; `weights_sha256`; `seed`; `versions`;
 `hardware`; `seconds` {metric: time}; `train_seconds`; `peak_memory_mb`; `details` {name: list of numbers}.
 Every value is finite.
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, cast, get_args, get_origin
+from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
 from rich.markup import escape
 from rich.table import Table
@@ -24,10 +25,42 @@ from zoo.errors import UsageError, require
 from zoo.files import write_json
 from zoo.scores.metrics import Z_95
 
-SCHEMA = 2
+SCHEMA = 3
 ABSOLUTE = 1e-6
 TOLERANCE = 1e-4
 """Relative difference below which a number counts as derived again: another machine rounds otherwise."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Under what conditions a number was measured; two numbers compare only where theirs are equal."""
+
+    data: str
+    """The images, and where it matters what is done to their pixels; empty where there are none."""
+    how: str
+    """The rest, in words."""
+    num_images: int | None = None
+    """Samples that were drawn from the method, where it counts how many."""
+    num_samples: int | None = None
+    """K, importance samples per image, where there are any."""
+
+    def __str__(self) -> str:
+        """One line."""
+        return "; ".join(part for part in (self.data, self.how) if part)
+
+
+class Measure(NamedTuple):
+    """What holds of a number, whatever method it is measured of."""
+
+    unit: str
+    """`{}` stands for what is counted there, as in `of {} chains`."""
+    side: Side = Side.ESTIMATE
+    better: Literal["higher", "lower"] | None = None
+    """Which way is better; None where nothing is ranked by it."""
+    board: int | None = None
+    """Place of its boards among all; of what is ranked."""
+    headline: int | None = None
+    """Place among the numbers that stand for a checkpoint in an index; None on its card only."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +70,7 @@ class Number:
     value: float
     unit: str
     side: Side
-    protocol: str
+    protocol: Protocol
     error: float | None = None
     """Standard error, in the same unit; None where there is none."""
     interval: tuple[float, float] | None = None
@@ -63,6 +96,8 @@ class Number:
 
 
 Numbers = dict[str, Number]
+Row = tuple[str, Protocol, str]
+"""Metric, protocol and unit."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +159,7 @@ class Results:
                 key: number.value,
                 f"side/{name}": number.side.value,
                 f"unit/{name}": number.unit,
-                f"protocol/{name}": number.protocol,
+                f"protocol/{name}": str(number.protocol),
             }
             if number.error is not None:
                 found[f"error/{name}"] = number.error
@@ -182,7 +217,7 @@ def side_by_side(results: Sequence[Results], names: Sequence[str], title: str = 
         names: Heading of each.
         title: Stands above the table.
     """
-    floors: dict[str, dict[tuple[str, str, str], Number]] = {}
+    floors: dict[str, dict[Row, Number]] = {}
     for result in results:
         for name, numbers in result.floors.items():
             floors.setdefault(name, {}).update(_by_row(numbers))
@@ -203,7 +238,7 @@ def side_by_side(results: Sequence[Results], names: Sequence[str], title: str = 
     return table
 
 
-def _by_row(numbers: Numbers) -> dict[tuple[str, str, str], Number]:
+def _by_row(numbers: Numbers) -> dict[Row, Number]:
     """Numbers by metric, protocol and unit: by the row of a table in which they may stand."""
     return {(key, number.protocol, number.unit): number for key, number in numbers.items()}
 

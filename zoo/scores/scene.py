@@ -7,7 +7,7 @@ stream of its own and deals the blocks to the processes: one process and several
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from zoo.files import sha256
 from zoo.randomness import own_stream
 from zoo.scores.features import Extractor, Features, as_bytes, extractor
 from zoo.scores.metrics import Estimate, share_interval
-from zoo.scores.results import Number, Numbers
+from zoo.scores.results import Measure, Number, Numbers, Protocol
 
 BLOCK = 500
 """Images per random stream: part of the protocol."""
@@ -55,23 +55,48 @@ class Scene:
     floors: dict[str, Numbers] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     details: dict[str, list[float]] = field(default_factory=dict)
+    measures: dict[str, Measure] = field(default_factory=dict)
+    """The numbers of the section that runs."""
 
     def put(
         self,
         name: str,
         estimate: float | tuple[float, float | None],
-        unit: str,
-        side: Side,
-        how: str,
+        protocol: Protocol,
         *,
+        of: object = "",
+        side: Side | None = None,
+        layer: int | None = None,
         interval: tuple[float, float] | None = None,
         floor: str | None = None,
     ) -> None:
-        """Write down a number, or the same number of a floor."""
+        """Write down a number of the section that runs, or the same number of a floor.
+
+        Args:
+            name: One of the section's measures.
+            estimate: The value, or value and standard error.
+            protocol: How it was measured.
+            of: What its unit counts.
+            side: Where it depends on the method.
+            layer: Of a number per layer.
+            interval: 95 %; by default 1.96 standard errors to either side.
+            floor: What needs no model, such as `train`.
+        """
+        measure = self.measures[name]
         value, error = estimate if isinstance(estimate, tuple) else (estimate, None)
-        error = error if error is not None and math.isfinite(error) else None
         where = self.numbers if floor is None else self.floors.setdefault(floor, {})
-        where[f"{self.split}/{name}"] = Number(value, unit, side, how, error, interval)
+        key = f"{self.split}/{name}" if layer is None else f"{self.split}/{name}_layer_{layer}"
+        where[key] = Number(
+            value, measure.unit.format(of), side or measure.side, protocol, _finite(error), interval
+        )
+
+    def treated(self, how: str, **counts: int) -> Protocol:
+        """The protocol of what sees the pixels as the data module treats them."""
+        return Protocol(str(self.data.protocol), how, **counts)
+
+    def untreated(self, how: str, **counts: int) -> Protocol:
+        """The protocol of what sees the images, whatever is done to their pixels."""
+        return Protocol(self.image_set, how, **counts)
 
     def stream(self, name: str, block: int = 0) -> AbstractContextManager[None]:
         """The random stream of a metric, or of one of its blocks of images."""
@@ -184,26 +209,32 @@ class Scene:
                 like = self.numbers[f"{self.split}/{metric}"]
                 estimate = Estimate(float(value), float(error))
                 interval = share_interval(estimate, self.n) if like.unit == "share" else None
-                self.put(
-                    metric, estimate, like.unit, like.side, like.protocol, interval=interval, floor=floor
-                )
+                beside = replace(like, value=estimate.value, error=_finite(estimate.error), interval=interval)
+                self.floors.setdefault(floor, {})[f"{self.split}/{metric}"] = beside
 
     def compare(
         self,
         name: str,
-        units: dict[str, str],
         measure: Callable[[Features, Features], dict[str, Estimate]],
         how: str = "",
+        of: object = "",
     ) -> None:
-        """Hold the features of the samples, and of the floors, against those of the test images."""
+        """Hold the features of the samples, and of the floors, against those of the test images.
+
+        Args:
+            name: The metric.
+            measure: Features of real images and of others to numbers by name.
+            how: What else the protocol says.
+            of: What the units count.
+        """
         real = self.known(self.real(self.split, self.n))
         against = (
             f"{self.n} samples against {self.n} {self.split} images as bytes{how}; {self.extractor.name}"
         )
-        protocol = f"{self.image_set}; {against}"
+        protocol = self.untreated(against, num_images=self.n)
         for metric, estimate in measure(real, self.sample_features).items():
-            interval = share_interval(estimate, self.n) if units[metric] == "share" else None
-            self.put(metric, estimate, units[metric], Side.ESTIMATE, protocol, interval=interval)
+            interval = share_interval(estimate, self.n) if self.measures[metric].unit == "share" else None
+            self.put(metric, estimate, protocol, of=of, interval=interval)
         if self.split == "test":
             self.floor(name, [self.extractor.name], lambda images: measure(real, self.known(images)))
 
@@ -223,6 +254,10 @@ class Scene:
         both = self.data.split("train").y, self.data.split("test").y[scored]
         require(min(int(y.min()) for y in both) >= 0, f"{self.data.source.name} has no labels")
         return both
+
+
+def _finite(error: float | None) -> float | None:
+    return error if error is not None and math.isfinite(error) else None
 
 
 @lru_cache(maxsize=1)

@@ -1,87 +1,85 @@
-"""What a metric is, and how the wanted ones are run."""
+"""What a metric is: what it needs of a method, what it reads of every image, the numbers that it writes."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
+from torch import Tensor
+
 from zoo.contract.capabilities import (
-    Classifies,
+    Baselines,
     Clusters,
-    Conditions,
-    Emits,
     Encodes,
-    Energies,
-    Explains,
     Infers,
     Normalises,
     Reconstructs,
-    Samples,
     Scores,
+    Weighs,
 )
-from zoo.errors import UsageError
+from zoo.contract.method import Method
+from zoo.parts.estimators import importance_bound, psnr
+from zoo.scores.results import Measure
 from zoo.scores.scene import Scene
-from zoo.scores.sections.chains import conservative, mixing
-from zoo.scores.sections.codes import active, aggregate, clusters, codes, reconstruction
-from zoo.scores.sections.labels import accuracy, conditional, outliers
-from zoo.scores.sections.likelihood import annealed, log_prob, partition
-from zoo.scores.sections.samples import (
-    classes,
-    classifier_score,
-    frechet_distance,
-    kernel_distance,
-    nearest,
-    parzen_window,
-    training_distance,
-)
+
+Reading = Callable[[Method, Tensor, int], dict[str, Tensor]]
+"""A method, images [B, C, H, W] and K to columns with one row per image."""
 
 
 class Section(NamedTuple):
-    """A metric."""
+    """A metric, and everything that is known of it."""
 
     needs: tuple[type, ...]
     """Capabilities of which the method must have one."""
     run: Callable[[Scene], None]
+    """Writes the numbers; one that raises `UsageError` is skipped, for that reason."""
+    numbers: dict[str, Measure]
+    """The numbers that it may write, by name."""
+    text: str
+    """What they say, in a sentence."""
+    reads: tuple[Reading, ...] = ()
+    """What it reads of every image; what several sections read is read once."""
+    on_request: bool = False
+    """Too slow to run unless asked for."""
 
 
-def run_sections(scene: Scene, wanted: Collection[str]) -> Iterator[tuple[str, str | None]]:
-    """Run the wanted sections in order; yield each metric with the reason why it was skipped, if it was."""
-    for name, section in SECTIONS.items():
-        if name not in wanted:
-            continue
-        if not isinstance(scene.method, section.needs):
-            needs = " or ".join(need.__name__ for need in section.needs)
-            yield name, f"needs {needs}: {type(scene.method).__name__} has not that capability"
-            continue
-        if name in scene.refused:
-            yield name, scene.refused[name]
-            continue
-        try:
-            section.run(scene)
-            yield name, None
-        except UsageError as reason:
-            yield name, str(reason)
+def likelihoods(method: Method, x: Tensor, num_samples: int) -> dict[str, Tensor]:
+    """Log p(x), with importance weights all that they say, and the log-likelihood of the baseline."""
+    values: dict[str, Tensor] = {}
+    if isinstance(method, Weighs):
+        values |= importance_bound(method.weigh, x, num_samples)._asdict()
+    elif isinstance(method, Scores):
+        values["log_prob"] = method.log_prob(x, num_samples)
+    if isinstance(method, Baselines):
+        values["baseline_log_prob"] = method.baseline_log_prob(x)
+    return values
 
 
-SECTIONS: dict[str, Section] = {
-    "log_prob": Section((Scores,), log_prob),
-    "reconstruction": Section((Reconstructs,), reconstruction),
-    "active_units": Section((Infers,), active),
-    "partition": Section((Normalises,), partition),
-    "fid": Section((Samples,), frechet_distance),
-    "kid": Section((Samples,), kernel_distance),
-    "inception_score": Section((Samples,), classifier_score),
-    "neighbourhoods": Section((Samples,), nearest),
-    "classes": Section((Samples,), classes),
-    "conditional": Section((Conditions,), conditional),
-    "accuracy": Section((Classifies,), accuracy),
-    "parzen": Section((Samples,), parzen_window),
-    "csl": Section((Emits,), conservative),
-    "mixing": Section((Emits,), mixing),
-    "training_distance": Section((Samples,), training_distance),
-    "codes": Section((Encodes,), codes),
-    "clusters": Section((Clusters, Encodes), clusters),
-    "aggregate": Section((Explains,), aggregate),
-    "outliers": Section((Scores, Energies), outliers),
-    "ais": Section((Explains,), annealed),
-}
-ON_REQUEST = ("ais",)
-"""Too slow to run unless asked for."""
+def energies(method: Method, x: Tensor, _: int) -> dict[str, Tensor]:
+    """Energies."""
+    return {"energy": method.energy(x)} if isinstance(method, Normalises) else {}
+
+
+def posterior_means(method: Method, x: Tensor, _: int) -> dict[str, Tensor]:
+    """Posterior means of every layer."""
+    layers = method.posterior_means(x) if isinstance(method, Infers) else ()
+    return {f"posterior_mean_{layer}": means for layer, means in enumerate(layers)}
+
+
+def encodings(method: Method, x: Tensor, _: int) -> dict[str, Tensor]:
+    """Codes."""
+    return {"code": method.encode(x)} if isinstance(method, Encodes) else {}
+
+
+def cluster_probabilities(method: Method, x: Tensor, _: int) -> dict[str, Tensor]:
+    """Log-probabilities of the method's own clusters."""
+    return {"log_prob_cluster": method.cluster(x)} if isinstance(method, Clusters) else {}
+
+
+def reconstruction_errors(method: Method, x: Tensor, _: int) -> dict[str, Tensor]:
+    """Squared error and signal-to-noise ratio of reconstructions."""
+    if not isinstance(method, Reconstructs):
+        return {}
+    y = method.reconstruct(x)
+    return {
+        "reconstruction_error": (y - x).square().flatten(1).sum(1),
+        "reconstruction_psnr": psnr(y.clamp(0, 1), x),
+    }

@@ -158,7 +158,6 @@ def _paired(results: list, paths: list[str]) -> None:
         if other is None or other.protocol != number.protocol or any(column not in part for part in columns):
             continue
         mean, error = mean_and_error(columns[1][column] - columns[0][column])
-        protocol = number.protocol.removeprefix(f"{first.data['protocol']}; ")
-        table.add_row(name, f"{mean:+.2f} ± {error:.2f}", number.unit, protocol)
+        table.add_row(name, f"{mean:+.2f} ± {error:.2f}", number.unit, number.protocol.how)
     require(table.row_count > 0, f"no metric has one protocol in both {paths[0]} and {paths[1]}")
     console().print(table)

@@ -1,1 +1,70 @@
-"""The metrics, a file per group."""
+"""The metrics, a file per group: what a method must be able to do, and what is then measured of it."""
+
+from collections.abc import Collection, Iterator
+
+from zoo.errors import UsageError
+from zoo.scores.results import Measure
+from zoo.scores.scene import Scene
+from zoo.scores.section import Section
+from zoo.scores.sections import chains, codes, labels, likelihood, samples
+
+SECTIONS: dict[str, Section] = {
+    "log_prob": likelihood.LOG_PROB,
+    "reconstruction": codes.RECONSTRUCTION,
+    "active_units": codes.ACTIVE_UNITS,
+    "partition": likelihood.PARTITION,
+    "fid": samples.FID,
+    "kid": samples.KID,
+    "inception_score": samples.INCEPTION_SCORE,
+    "neighbourhoods": samples.NEIGHBOURHOODS,
+    "classes": samples.CLASSES,
+    "conditional": labels.CONDITIONAL,
+    "accuracy": labels.ACCURACY,
+    "parzen": samples.PARZEN,
+    "csl": chains.CSL,
+    "mixing": chains.MIXING,
+    "training_distance": samples.TRAINING_DISTANCE,
+    "codes": codes.CODES,
+    "clusters": codes.CLUSTERS,
+    "aggregate": codes.AGGREGATE,
+    "outliers": labels.OUTLIERS_AUROC,
+    "ais": likelihood.AIS,
+}
+"""In the order in which they run."""
+MEASURES: dict[str, Measure] = {
+    name: measure for section in SECTIONS.values() for name, measure in section.numbers.items()
+}
+"""Every number by its name."""
+RANKED = sorted(
+    (name for name in MEASURES if MEASURES[name].board), key=lambda name: MEASURES[name].board or 0
+)
+"""What is ranked, in the order of the boards."""
+HEADLINES = sorted(
+    (name for name in MEASURES if MEASURES[name].headline), key=lambda name: MEASURES[name].headline or 0
+)
+"""What stands for a checkpoint in an index, in its order."""
+
+
+def said_of(name: str) -> str:
+    """What a number says: the sentence of the first section that writes it."""
+    return next(section.text for section in SECTIONS.values() if name in section.numbers)
+
+
+def run_sections(scene: Scene, wanted: Collection[str]) -> Iterator[tuple[str, str | None]]:
+    """Run the wanted sections in order; yield each metric with the reason why it was skipped, if it was."""
+    for name, section in SECTIONS.items():
+        if name not in wanted:
+            continue
+        if not isinstance(scene.method, section.needs):
+            needs = " or ".join(need.__name__ for need in section.needs)
+            yield name, f"needs {needs}: {type(scene.method).__name__} has not that capability"
+            continue
+        if name in scene.refused:
+            yield name, scene.refused[name]
+            continue
+        scene.measures = section.numbers
+        try:
+            section.run(scene)
+            yield name, None
+        except UsageError as reason:
+            yield name, str(reason)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from zoo.cache import content_hash, remembered
-from zoo.contract.capabilities import Clusters, Encodes, Explains, Side
+from zoo.contract.capabilities import Clusters, Encodes, Explains, Infers, Reconstructs, Side
 from zoo.parts.estimators import active_units
 from zoo.scores.metrics import Estimate, mean_and_error, wilson
 from zoo.scores.representation import (
@@ -18,7 +18,15 @@ from zoo.scores.representation import (
     linear_probe,
     total_correlation,
 )
+from zoo.scores.results import Measure
 from zoo.scores.scene import Scene, as_tensors, code_version
+from zoo.scores.section import (
+    Section,
+    cluster_probabilities,
+    encodings,
+    posterior_means,
+    reconstruction_errors,
+)
 
 PROBE_CODES = 20_000
 CORRELATED = 2000
@@ -27,10 +35,10 @@ CORRELATED = 2000
 def reconstruction(scene: Scene) -> None:
     """Squared error of the reconstructed test images; of grey ones also the signal-to-noise ratio."""
     values, ratios = scene.per_image["reconstruction_error"], scene.per_image["reconstruction_psnr"]
-    how = f"{scene.data.protocol}; {len(values)} images, mean reconstruction"
-    scene.put("reconstruction_error", mean_and_error(values), "squared error/image", Side.EXACT, how)
+    how = f"{len(values)} images, mean reconstruction"
+    scene.put("reconstruction_error", mean_and_error(values), scene.treated(how))
     if scene.data.pixels != "binary" and ratios.isfinite().all():
-        scene.put("reconstruction_psnr", mean_and_error(ratios), "dB/image", Side.EXACT, f"{how}, clipped")
+        scene.put("reconstruction_psnr", mean_and_error(ratios), scene.treated(f"{how}, clipped"))
 
 
 def active(scene: Scene) -> None:
@@ -39,9 +47,9 @@ def active(scene: Scene) -> None:
     for layer, name in enumerate(layers, 1):
         means = scene.per_image[name]
         suffix = f"_layer_{layer}" if len(layers) > 1 else ""
-        how = f"{scene.data.protocol}; {len(means)} images, Var > 0.01"
-        count = float(active_units(means).sum())
-        scene.put(f"active_units{suffix}", count, f"of {means.shape[1]}", Side.EXACT, how)
+        how = scene.treated(f"{len(means)} images, Var > 0.01")
+        count, place = float(active_units(means).sum()), layer if len(layers) > 1 else None
+        scene.put("active_units", count, how, of=means.shape[1], layer=place)
         logs = means.var(0).clamp(min=1e-12).log10().sort(descending=True).values
         scene.details[f"log10_variance_of_posterior_mean{suffix}"] = [round(float(v), 3) for v in logs]
 
@@ -61,8 +69,7 @@ def codes(scene: Scene) -> None:
     sizes = f"{n} training and {len(test_y)} test"
     for name, accuracy in read(_train_codes(scene, n), scene.per_image["code"]).items():
         interval = wilson(accuracy.value, len(test_y))
-        how = f"{scene.data.protocol}; {sizes} codes"
-        scene.put(name, accuracy, "share right", Side.ESTIMATE, how, interval=interval)
+        scene.put(name, accuracy, scene.treated(f"{sizes} codes"), interval=interval)
     scored = scene.per_image["row"].long()
     train, test = scene.real("train", n), scene.real("test", None)[scored]
     known = remembered(
@@ -71,9 +78,8 @@ def codes(scene: Scene) -> None:
         lambda: as_tensors(read(train.flatten(1), test.flatten(1))),
     )
     for name, (value, error) in known.items():
-        how = f"{scene.image_set}; {sizes} images as bytes"
-        estimate = Estimate(float(value), float(error))
-        scene.put(name, estimate, "share right", Side.ESTIMATE, how, floor="raw_pixels")
+        how = scene.untreated(f"{sizes} images as bytes")
+        scene.put(name, Estimate(float(value), float(error)), how, floor="raw_pixels")
 
 
 def _train_codes(scene: Scene, n: int) -> Tensor:
@@ -95,15 +101,14 @@ def clusters(scene: Scene) -> None:
         log_probs = kmeans_clusters(_train_codes(scene, n), columns["code"], k, scene.seed)
         source = f"k-means of {n} training codes, k={k}"
     found = clustering(log_probs, test_y)
-    how = f"{scene.data.protocol}; {len(test_y)} images, {source}"
+    how = scene.treated(f"{len(test_y)} images, {source}")
     for protocol in ("hungarian", "majority", "aae"):
         accuracy = getattr(found, protocol)
         interval = wilson(accuracy.value, len(test_y))
-        name = f"cluster_accuracy_{protocol}"
-        scene.put(name, accuracy, "share right", Side.ESTIMATE, how, interval=interval)
-    scene.put("nmi", found.nmi, "of 1", Side.ESTIMATE, how)
-    scene.put("ari", found.ari, "of 1", Side.ESTIMATE, how)
-    scene.put("used_clusters", float(found.used_clusters), f"of {log_probs.shape[1]}", Side.EXACT, how)
+        scene.put(f"cluster_accuracy_{protocol}", accuracy, how, interval=interval)
+    scene.put("nmi", found.nmi, how)
+    scene.put("ari", found.ari, how)
+    scene.put("used_clusters", float(found.used_clusters), how, of=log_probs.shape[1])
 
 
 def aggregate(scene: Scene) -> None:
@@ -116,10 +121,66 @@ def aggregate(scene: Scene) -> None:
         found = aggregate_posterior(account.posterior, account.prior)
         few = method.explain(x[:CORRELATED]).posterior
         correlation = total_correlation(few) if isinstance(few, Independent) else None
-    how = f"{scene.data.protocol}; {len(x)} posteriors, one draw each"
+    how = f"{len(x)} posteriors, one draw each"
     capped = f"{how}; at most log {len(x)} = {math.log(len(x)):.2f}"
-    scene.put("mutual_information", found.information, "nats", Side.ESTIMATE, capped)
-    scene.put("marginal_kl", found.marginal_kl, "nats", Side.ESTIMATE, how)
+    scene.put("mutual_information", found.information, scene.treated(capped))
+    scene.put("marginal_kl", found.marginal_kl, scene.treated(how))
     if correlation is not None:  # a posterior of several layers does not factorise
-        biased = f"{scene.data.protocol}; {min(CORRELATED, len(x))} posteriors, one draw each, biased upwards"
-        scene.put("total_correlation", correlation, "nats", Side.ESTIMATE, biased)
+        biased = f"{min(CORRELATED, len(x))} posteriors, one draw each, biased upwards"
+        scene.put("total_correlation", correlation, scene.treated(biased))
+
+
+RIGHT = "share right"
+RECONSTRUCTION = Section(
+    (Reconstructs,),
+    reconstruction,
+    {
+        "reconstruction_error": Measure("squared error/image", Side.EXACT, "lower", board=140, headline=70),
+        "reconstruction_psnr": Measure("dB/image", Side.EXACT, "higher", board=150, headline=40),
+    },
+    "squared error of reconstructed test images, of grey levels PSNR",
+    reads=(reconstruction_errors,),
+)
+ACTIVE_UNITS = Section(
+    (Infers,),
+    active,
+    {"active_units": Measure("of {}", Side.EXACT)},
+    "units with Var E[z given x] > 0.01",
+    reads=(posterior_means,),
+)
+CODES = Section(
+    (Encodes,),
+    codes,
+    {
+        "probe_accuracy": Measure(RIGHT, better="higher", board=170),
+        "knn_accuracy_3": Measure(RIGHT),
+        "knn_accuracy_5": Measure(RIGHT, better="higher", board=180),
+        "knn_accuracy_10": Measure(RIGHT),
+    },
+    "linear probe and k-nearest-neighbour accuracy, raw pixels beside them",
+    reads=(encodings,),
+)
+CLUSTERS = Section(
+    (Clusters, Encodes),
+    clusters,
+    {
+        "cluster_accuracy_hungarian": Measure(RIGHT, better="higher", board=190),
+        "cluster_accuracy_majority": Measure(RIGHT),
+        "cluster_accuracy_aae": Measure(RIGHT),
+        "nmi": Measure("of 1", better="higher", board=200),
+        "ari": Measure("of 1", better="higher", board=210),
+        "used_clusters": Measure("of {}", Side.EXACT),
+    },
+    "accuracy (`hungarian`, `majority`, `aae`), NMI, ARI; k-means where there are only codes",
+    reads=(encodings, cluster_probabilities),
+)
+AGGREGATE = Section(
+    (Explains,),
+    aggregate,
+    {
+        "mutual_information": Measure("nats", better="higher", board=220),
+        "marginal_kl": Measure("nats"),
+        "total_correlation": Measure("nats"),
+    },
+    "mutual information of image and latent (capped at log n), marginal KL, total correlation",
+)

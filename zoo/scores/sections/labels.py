@@ -9,7 +9,9 @@ from zoo.data.sets import from_recipe
 from zoo.errors import require
 from zoo.scores.metrics import share, wilson
 from zoo.scores.representation import outlier_auroc
+from zoo.scores.results import Measure
 from zoo.scores.scene import Scene
+from zoo.scores.section import Section
 
 OUTLIERS, OUTLIER_SAMPLES = 1000, 50
 OTHER_DATA = {"MNIST": "FashionMNIST", "FashionMNIST": "MNIST"}
@@ -26,9 +28,9 @@ def conditional(scene: Scene) -> None:
         return (scene.extractor.extract(images).log_probs.argmax(1),)
 
     hits = share(scene.spread("conditional", scene.n, draw)[0] == asked)
-    how = f"{scene.image_set}; {scene.n} samples, classes in turn; {scene.extractor.name}"
+    how = scene.untreated(f"{scene.n} samples, classes in turn; {scene.extractor.name}", num_images=scene.n)
     interval = wilson(hits.value, scene.n)
-    scene.put("conditional_accuracy", hits, "share", Side.ESTIMATE, how, interval=interval)
+    scene.put("conditional_accuracy", hits, how, interval=interval)
 
 
 def accuracy(scene: Scene) -> None:
@@ -41,8 +43,8 @@ def accuracy(scene: Scene) -> None:
         return (method.classify(x[rows].to(method.device)).argmax(1),)
 
     hits = share(scene.spread("accuracy", len(x), predict)[0] == labels)
-    how = f"{scene.data.protocol}; {len(x)} images"
-    scene.put("accuracy", hits, "share right", Side.EXACT, how, interval=wilson(hits.value, len(x)))
+    how = scene.treated(f"{len(x)} images")
+    scene.put("accuracy", hits, how, interval=wilson(hits.value, len(x)))
 
 
 def outliers(scene: Scene) -> None:
@@ -65,7 +67,25 @@ def outliers(scene: Scene) -> None:
     inside, outside = read("inliers", scene.data), read("outliers", other)
     by = "log p(x)" if isinstance(method, Scores) else "energy"
     by += f", K={OUTLIER_SAMPLES}" if isinstance(method, Weighs) else ""
-    how = (
-        f"{scene.data.protocol}; {len(inside)} images against {len(outside)} of {other.source.name}, by {by}"
-    )
-    scene.put("outlier_auroc", outlier_auroc(inside, outside), "of 1", Side.ESTIMATE, how)
+    how = f"{len(inside)} images against {len(outside)} of {other.source.name}, by {by}"
+    scene.put("outlier_auroc", outlier_auroc(inside, outside), scene.treated(how))
+
+
+CONDITIONAL = Section(
+    (Conditions,),
+    conditional,
+    {"conditional_accuracy": Measure("share")},
+    "share of samples that show the class asked for",
+)
+ACCURACY = Section(
+    (Classifies,),
+    accuracy,
+    {"accuracy": Measure("share right", Side.EXACT, "higher", board=160, headline=30)},
+    "share of test images whose label is predicted",
+)
+OUTLIERS_AUROC = Section(
+    (Scores, Energies),
+    outliers,
+    {"outlier_auroc": Measure("of 1", better="higher", board=230)},
+    "AUROC of telling test images from another data set's by log p(x) or energy",
+)

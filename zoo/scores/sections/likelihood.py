@@ -8,7 +8,9 @@ from zoo.parts.annealing.latents import latent_ais
 from zoo.parts.annealing.verdicts import SHORTER, judged
 from zoo.parts.estimators import bits_per_dim
 from zoo.scores.metrics import mean_and_error, share, wilson
+from zoo.scores.results import Measure, Protocol
 from zoo.scores.scene import Scene
+from zoo.scores.section import Section, energies, likelihoods
 
 LOW_ESS = 10.0
 LOOSE_SHARE = 0.1
@@ -21,24 +23,26 @@ def log_prob(scene: Scene) -> None:
     """Log-likelihood of the test images, bits/dim, and what importance weights say beside it."""
     method, columns = scene.method, scene.per_image
     assert isinstance(method, Scores)
-    data, side, n = scene.data, method.side, len(columns["row"])
+    side, n = method.side, len(columns["row"])
     weighs = isinstance(method, Weighs)
-    how = f"{data.protocol}; {n} images" + (f", K={scene.num_samples} samples" if weighs else "")
-    mean = mean_and_error(columns["log_prob"])
-    _log_likelihood(scene, side, mean, how)
+    if weighs:
+        how = scene.treated(f"{n} images, K={scene.num_samples} samples", num_samples=scene.num_samples)
+    else:
+        how = scene.treated(f"{n} images")
+    _log_likelihood(scene, side, mean_and_error(columns["log_prob"]), how)
     if "baseline_log_prob" in columns:
         bits = (columns["log_prob"] - columns["baseline_log_prob"]) / (
             math.log(2) * math.prod(method.image_shape)
         )
-        scene.put("gain_over_baseline", mean_and_error(bits), "bits/dim", side, how)
+        scene.put("gain_over_baseline", mean_and_error(bits), how, side=side)
     if not weighs:
         return
-    for name, of in (("elbo", Side.LOWER), ("rate", Side.ESTIMATE), ("distortion", Side.ESTIMATE)):
-        scene.put(name, mean_and_error(columns[name]), "nats/image", of, how)
+    for name in ("elbo", "rate", "distortion"):
+        scene.put(name, mean_and_error(columns[name]), how)
     ess = columns["ess"]
     low = share(ess < LOW_ESS)
-    scene.put("ess_median", float(ess.median()), "samples", Side.ESTIMATE, how)
-    scene.put("ess_below_10", low, "share of images", Side.ESTIMATE, how, interval=wilson(low.value, n))
+    scene.put("ess_median", float(ess.median()), how)
+    scene.put("ess_below_10", low, how, interval=wilson(low.value, n))
     if low.value > LOOSE_SHARE:
         scene.warnings.append(
             f"the bound is loose: {low.value:.0%} of the images have an effective sample size below "
@@ -46,15 +50,15 @@ def log_prob(scene: Scene) -> None:
         )
 
 
-def _log_likelihood(scene: Scene, side: Side, mean: tuple[float, float], how: str) -> None:
+def _log_likelihood(scene: Scene, side: Side, mean: tuple[float, float], how: Protocol) -> None:
     key = "log_prob" if side is Side.EXACT else f"log_prob_{side.name.lower()}"
-    scene.put(key, mean, "nats/image", side, how)
+    scene.put(key, mean, how, side=side)
     if scene.data.pixels == "real":
         return  # grey levels without dithering have a density, not a probability: no bits
     dims = math.prod(scene.method.image_shape)
     opposite = {Side.LOWER: Side.UPPER, Side.UPPER: Side.LOWER}.get(side, side)
     bits = bits_per_dim(-mean[0], dims, bytes_scaled=scene.data.pixels == "deq")
-    scene.put("bits_per_dim", (bits, mean[1] / (math.log(2) * dims)), "bits/dim", opposite, how)
+    scene.put("bits_per_dim", (bits, mean[1] / (math.log(2) * dims)), how, side=opposite)
 
 
 def partition(scene: Scene) -> None:
@@ -74,16 +78,15 @@ def partition(scene: Scene) -> None:
     bounded = method.energy_side is Side.UPPER
     sides = (Side.LOWER, Side.ESTIMATE) if bounded else (Side.EXACT, Side.OPTIMISTIC)
     side = sides[0 if exact else 1]
-    scene.put("log_partition", (z.log_z, z.error), "nats", Side.EXACT if exact else Side.ESTIMATE, how)
+    alone = Protocol("", how)
+    scene.put("log_partition", (z.log_z, z.error), alone, side=Side.EXACT if exact else Side.ESTIMATE)
     if not exact:
-        scene.put("partition_ess", z.ess, f"of {PARTITION_CHAINS} chains", Side.ESTIMATE, how)
-        scene.put("partition_spread", z.spread, "nats, of log-weights", Side.ESTIMATE, how)
+        scene.put("partition_ess", z.ess, alone, of=PARTITION_CHAINS)
+        scene.put("partition_spread", z.spread, alone)
     mean, error = mean_and_error(-scene.per_image["energy"] - z.log_z)
     n = len(scene.per_image["energy"])
     how += ", a bound on the energy" if bounded else ""
-    _log_likelihood(
-        scene, side, (mean, math.hypot(error, z.error)), f"{scene.data.protocol}; {n} images, {how}"
-    )
+    _log_likelihood(scene, side, (mean, math.hypot(error, z.error)), scene.treated(f"{n} images, {how}"))
 
 
 def annealed(scene: Scene) -> None:
@@ -95,11 +98,64 @@ def annealed(scene: Scene) -> None:
         "ais", len(x), lambda rows: tuple(latent_ais(method.explain(x[rows]), AIS_CHAINS, AIS_STEPS))
     )
     log_prob, ess, acceptance = found
-    how = f"{scene.data.protocol}; first {len(x)} images, AIS from the prior, {AIS_CHAINS} chains, "
+    how = f"first {len(x)} images, AIS from the prior, {AIS_CHAINS} chains, "
     how += f"{AIS_STEPS} distributions, acceptance {float(acceptance.mean()):.2f}"
-    scene.put("log_prob_ais", mean_and_error(log_prob), "nats/image", Side.LOWER, how)
-    scene.put("ais_ess_median", float(ess.median()), f"of {AIS_CHAINS} chains", Side.ESTIMATE, how)
+    scene.put("log_prob_ais", mean_and_error(log_prob), scene.treated(how))
+    scene.put("ais_ess_median", float(ess.median()), scene.treated(how), of=AIS_CHAINS)
     if "log_prob" in scene.per_image:
         difference = mean_and_error(log_prob - scene.per_image["log_prob"][: len(x)])
         how += f"; less the importance bound of the same images, K={scene.num_samples}"
-        scene.put("ais_less_bound", difference, "nats/image", Side.ESTIMATE, how)
+        scene.put("ais_less_bound", difference, scene.treated(how))
+
+
+NATS = "nats/image"
+LIKELIHOODS = {
+    "log_prob": Measure(NATS, Side.EXACT, "higher", board=90, headline=10),
+    "log_prob_lower": Measure(NATS, Side.LOWER, "higher", board=91, headline=11),
+    "log_prob_upper": Measure(NATS, Side.UPPER),
+    "log_prob_estimate": Measure(NATS, Side.ESTIMATE, "higher", board=92, headline=12),
+    "log_prob_optimistic": Measure(NATS, Side.OPTIMISTIC, "higher", board=93, headline=13),
+    "bits_per_dim": Measure("bits/dim", better="lower", board=120, headline=20),
+}
+"""What every log-likelihood is put as; its side is in its name."""
+
+LOG_PROB = Section(
+    (Scores,),
+    log_prob,
+    LIKELIHOODS
+    | {
+        "gain_over_baseline": Measure("bits/dim", better="higher", board=110, headline=80),
+        "elbo": Measure(NATS, Side.LOWER),
+        "rate": Measure(NATS),
+        "distortion": Measure(NATS),
+        "ess_median": Measure("samples"),
+        "ess_below_10": Measure("share of images"),
+    },
+    "test log p(x) in nats with its side, bits/dim, bits above the method's own noise; with importance "
+    "weights L_K, ELBO, rate, distortion, effective sample size",
+    reads=(likelihoods,),
+)
+PARTITION = Section(
+    (Normalises,),
+    partition,
+    LIKELIHOODS
+    | {
+        "log_partition": Measure("nats"),
+        "partition_ess": Measure("of {} chains"),
+        "partition_spread": Measure("nats, of log-weights"),
+    },
+    "log Z by enumeration (up to 20 units in a layer), else by AIS with error, effective sample size and "
+    "rerun flag, four times as long where the first run is refused; log p(x)",
+    reads=(energies,),
+)
+AIS = Section(
+    (Explains,),
+    annealed,
+    {
+        "log_prob_ais": Measure(NATS, Side.LOWER),
+        "ais_ess_median": Measure("of {} chains"),
+        "ais_less_bound": Measure(NATS),
+    },
+    "log p(x) by annealing the latents from the prior: a second opinion on L_K",
+    on_request=True,
+)

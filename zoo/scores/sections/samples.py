@@ -6,28 +6,26 @@ import torch
 from torch import Tensor
 
 from zoo.cache import content_hash, remembered
-from zoo.contract.capabilities import Side
+from zoo.contract.capabilities import Samples
 from zoo.pictures.walks import nearest as nearest_of
 from zoo.scores.features import Features
 from zoo.scores.metrics import Estimate, fid, inception_score, kid, mean_and_error, neighbourhoods
 from zoo.scores.parzen import parzen
+from zoo.scores.results import Measure, Protocol
 from zoo.scores.scene import Scene, code_version
+from zoo.scores.section import Section
 
 PARZEN_VALIDATION = 1000
 
 
 def frechet_distance(scene: Scene) -> None:
     """FID."""
-    scene.compare(
-        "fid", {"fid": "distance"}, lambda real, fake: {"fid": fid(real.activations, fake.activations)}
-    )
+    scene.compare("fid", lambda real, fake: {"fid": fid(real.activations, fake.activations)})
 
 
 def kernel_distance(scene: Scene) -> None:
     """KID."""
-    scene.compare(
-        "kid", {"kid": "squared MMD"}, lambda real, fake: {"kid": kid(real.activations, fake.activations)}
-    )
+    scene.compare("kid", lambda real, fake: {"kid": kid(real.activations, fake.activations)})
 
 
 def classifier_score(scene: Scene) -> None:
@@ -36,8 +34,7 @@ def classifier_score(scene: Scene) -> None:
     def measure(_: Features, fake: Features) -> dict[str, Estimate]:
         return {"inception_score": inception_score(fake.log_probs)}
 
-    units = {"inception_score": f"classes, of {scene.extractor.num_classes}"}
-    scene.compare("inception_score", units, measure, ", 10 splits")
+    scene.compare("inception_score", measure, ", 10 splits", scene.extractor.num_classes)
 
 
 def nearest(scene: Scene) -> None:
@@ -46,9 +43,7 @@ def nearest(scene: Scene) -> None:
     def measure(real: Features, fake: Features) -> dict[str, Estimate]:
         return neighbourhoods(real.activations, fake.activations)._asdict()
 
-    units = {"precision": "share", "recall": "share", "density": "1 for equal sets", "coverage": "share"}
-    how = ", k=3 (precision, recall), k=5 (density, coverage)"
-    scene.compare("neighbourhoods", units, measure, how)
+    scene.compare("neighbourhoods", measure, ", k=3 (precision, recall), k=5 (density, coverage)")
 
 
 def classes(scene: Scene) -> None:
@@ -62,7 +57,7 @@ def classes(scene: Scene) -> None:
         spread = float((signs * p).sum() * (1 - (signs * p).sum()))
         return {"class_distance": Estimate(float(distance), math.sqrt(spread / len(fake.log_probs)))}
 
-    scene.compare("classes", {"class_distance": "total variation to uniform"}, measure)
+    scene.compare("classes", measure)
     found = scene.sample_features.log_probs.argmax(1)
     scene.details["class_histogram"] = found.bincount(minlength=scene.extractor.num_classes).double().tolist()
 
@@ -70,16 +65,18 @@ def classes(scene: Scene) -> None:
 def parzen_window(scene: Scene) -> None:
     """Parzen-window log-likelihood of the test images under the samples: for the record."""
     validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test", scene.n)
-    how = (
-        f"{scene.image_set}, real; {scene.n} samples (means), {scene.n} test images, sigma chosen on "
-        f"{len(validation)} validation images; certifies smoothness, not quality: can beat the data itself"
+    how = Protocol(
+        f"{scene.image_set}, real",
+        f"{scene.n} samples (means), {scene.n} test images, sigma chosen on {len(validation)} validation "
+        "images; certifies smoothness, not quality: can beat the data itself",
+        num_images=scene.n,
     )
 
     def measure(images: Tensor) -> dict[str, Estimate]:
         return {"parzen": mean_and_error(parzen(images, validation, test).log_prob)}
 
     found = parzen(scene.samples, validation, test)
-    scene.put("parzen", mean_and_error(found.log_prob), "nats/image", Side.ESTIMATE, how)
+    scene.put("parzen", mean_and_error(found.log_prob), how)
     scene.details["parzen_sigma"] = [found.sigma]
     scene.floor("parzen", [content_hash(validation)], measure)
 
@@ -87,7 +84,9 @@ def parzen_window(scene: Scene) -> None:
 def training_distance(scene: Scene) -> None:
     """How far samples are from their nearest training images, and test images: copies are nearer."""
     train, test = scene.real("train", None), scene.real("test", scene.n)
-    how = f"{scene.image_set}; {len(train)} training images, Euclid over pixels in [0, 1]; {scene.n} samples"
+    how = scene.untreated(
+        f"{len(train)} training images, Euclid over pixels in [0, 1]; {scene.n} samples", num_images=scene.n
+    )
 
     def measure(images: Tensor) -> tuple[float, float]:
         return mean_and_error(nearest_of(images, train)[0].double())
@@ -96,5 +95,55 @@ def training_distance(scene: Scene) -> None:
     known = remembered("training_distance", key, lambda: {"test": torch.tensor(measure(test))})
     floor = Estimate(*known["test"].tolist())
     found = Estimate(*measure(scene.samples))
-    scene.put("training_distance", found, "distance", Side.ESTIMATE, how)
-    scene.put("training_distance", floor, "distance", Side.ESTIMATE, how, floor="test_images")
+    scene.put("training_distance", found, how)
+    scene.put("training_distance", floor, how, floor="test_images")
+
+
+FID = Section(
+    (Samples,),
+    frechet_distance,
+    {"fid": Measure("distance", better="lower", board=10, headline=90)},
+    "Frechet distance of the features of samples and of test images",
+)
+KID = Section(
+    (Samples,),
+    kernel_distance,
+    {"kid": Measure("squared MMD", better="lower", board=20)},
+    "unbiased squared MMD of the same features",
+)
+INCEPTION_SCORE = Section(
+    (Samples,),
+    classifier_score,
+    {"inception_score": Measure("classes, of {}", better="higher", board=30, headline=60)},
+    "IS by the classifier of the data, over 10 splits",
+)
+NEIGHBOURHOODS = Section(
+    (Samples,),
+    nearest,
+    {
+        "precision": Measure("share", better="higher", board=60),
+        "recall": Measure("share", better="higher", board=50),
+        "density": Measure("1 for equal sets", better="higher", board=70),
+        "coverage": Measure("share", better="higher", board=40, headline=91),
+    },
+    "improved precision and recall (k = 3), density and coverage (k = 5)",
+)
+CLASSES = Section(
+    (Samples,),
+    classes,
+    {"class_distance": Measure("total variation to uniform", better="lower", board=80)},
+    "distance of the samples' classes from uniform",
+)
+PARZEN = Section(
+    (Samples,),
+    parzen_window,
+    {"parzen": Measure("nats/image", better="higher", board=130, headline=92)},
+    "Parzen-window nats, sigma from validation images; for the record: it certifies smoothness and can beat "
+    "the data",
+)
+TRAINING_DISTANCE = Section(
+    (Samples,),
+    training_distance,
+    {"training_distance": Measure("distance")},
+    "distance of samples to their nearest training image; test images' as the floor",
+)
