@@ -1,8 +1,8 @@
 """What a score is: numbers with unit, side, protocol and error; `results.json` in memory; the tables.
 
-`results.json`, schema 3: `method`; `numbers` {name: {value, unit, side, protocol, error, interval}}, a protocol being
-{data, how, num_images, num_samples}; `floors` {floor: numbers} of what needs no model (other real images, independent
-pixels, raw pixels as codes);
+`results.json`, schema 3: `method`; `numbers` {name: {value, unit, side, protocol, error, interval}}, where a
+protocol is {data, how, num_images, num_samples}; `floors` {floor: numbers} of what needs no model (other real
+images, independent pixels, raw pixels as codes);
 `skipped` {metric: reason}; `warnings`; `data` {protocol, test_sha256}; `weights_sha256`; `seed`; `versions`;
 `hardware`; `seconds` {metric: time}; `train_seconds`; `peak_memory_mb`; `details` {name: list of numbers}.
 Every value is finite.
