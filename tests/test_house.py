@@ -7,7 +7,7 @@ import tomllib
 from importlib.metadata import version
 
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 import zoo
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
+from support import ROOT
 
 from zoo.cli.light import run
 from zoo.errors import UsageError

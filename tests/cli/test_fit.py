@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny
 from PIL import Image
 from safetensors.torch import load_file
+from support import ROOT, tiny
 
 import zoo
 from zoo.cli.main import main

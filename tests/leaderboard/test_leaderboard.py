@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 from zoo.cli.light import run
 from zoo.contract.capabilities import Side

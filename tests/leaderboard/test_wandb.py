@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from stand_in_wandb import stand_in_wandb
+from support import ROOT
 
 from zoo.leaderboard.table import READING, boards, entrant
 from zoo.publishing.checkpoints import checkpoints

@@ -2,17 +2,23 @@
 
 import pytest
 import torch
-from conftest import suited_digits, tiny
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
-from test_contract import batch, trainer
-from test_energy import all_states
+from support import all_states, batch, suited_digits, tiny, trainer
 from torch.nn.functional import softplus
 
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.methods.energy.dbn import DBN
 from zoo.methods.energy.rbm import RBM
+
+TINY = {
+    "hidden_dims": (7, 6, 5),
+    "pretrain_epochs": (1, 1, 1),
+    "updown_steps": (1,),
+    "sample_steps": 20,
+    "num_starts": 3,
+}
 
 SHAPE = (1, 2, 4)
 D = 8

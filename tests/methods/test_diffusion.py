@@ -1,182 +1,30 @@
-"""Facts of diffusion: schedules, posteriors, bounds against oracles, samplers, repairs and toy data."""
+"""Facts of diffusion: exact bounds, entropies, chains that end in the data."""
 
 import math
 
 import pytest
 import torch
-from conftest import suited_digits, tiny
-from test_contract import batch, begun, images, trainer
+from chain_models import BITS, PHASES, ExactGaussian, Nothing, heartbeat_chain, steps
+from support import begun, images, suited_digits, tiny, trainer
 from torch import nn
 
 from zoo.contract.batch import Batch
 from zoo.contract.capabilities import Side
 from zoo.data.sets import Digits
-from zoo.data.toys import ROLL_RADIUS, Heartbeat, SwissRoll
 from zoo.errors import UsageError
 from zoo.methods.chains.diffusion import Diffusion
-from zoo.methods.chains.shared.betas import Betas, bumps
-from zoo.methods.chains.shared.kernels import BinomialChain, GaussianChain
+from zoo.methods.chains.shared.betas import Betas
+from zoo.methods.chains.shared.kernels import GaussianChain
 from zoo.methods.chains.shared.products import Kernel
 
-BITS = math.log(2)
-PHASES = torch.stack([(torch.arange(20) % 5 == phase).float() for phase in range(5)]).view(5, 1, 1, 20)
-
-
-class Nothing(nn.Module):
-    """Maps of zeros."""
-
-    def __init__(self, maps: int) -> None:
-        super().__init__()
-        self.maps = maps
-
-    def forward(self, x, t):
-        return x.new_zeros(len(x), self.maps * x.shape[1], *x.shape[2:])
-
-
-class ExactGaussian(GaussianChain):
-    """The reverse chain of N(0, s^2) data."""
-
-    def __init__(self, betas: Betas, variance: float = 1.0) -> None:
-        super().__init__(betas, Nothing(2), "released")
-        self.variance = variance
-
-    def reverse(self, x_t, t):
-        beta, kept, before = self.rates(t)
-        total, prior = kept * self.variance + 1 - kept, before * self.variance + 1 - before
-        variance, slope = beta * prior / total, (1 - beta).sqrt() * prior / total
-        return Kernel(slope.to(x_t) * x_t, variance.to(x_t).expand_as(x_t))
-
-
-class ExactHeartbeat(nn.Module):
-    """Logits of p(x_0 = 1|x_t), by enumeration of the five phases."""
-
-    def __init__(self, betas: Betas, activity: float) -> None:
-        super().__init__()
-        self.chain = BinomialChain(betas, Nothing(1), activity)
-
-    def forward(self, x, t):
-        _, kept, _ = self.chain.rates(t)
-        parts = []
-        for phase in PHASES:
-            p = self.chain.forward_kernel(phase.expand_as(x), kept).mean
-            parts.append((x * p.log() + (1 - x) * (-p).log1p()).flatten(1).sum(1))
-        weights = torch.stack(parts).softmax(0)
-        return torch.einsum("pb,pchw->bchw", weights, PHASES).clamp(1e-12, 1 - 1e-7).logit()
-
-
-def heartbeat_chain(num_steps: int, activity: float = 0.2) -> BinomialChain:
-    betas = Betas("harmonic", num_steps, 3)
-    return BinomialChain(betas, ExactHeartbeat(betas, activity), activity)
-
-
-def steps(t: int, n: int = 1) -> torch.Tensor:
-    return torch.full((n,), t)
-
-
-# 1. Schedules.
-
-
-@pytest.mark.parametrize("num_steps", [2, 40, 2000])
-def test_the_harmonic_schedule_takes_away_as_much_at_every_step(num_steps):
-    betas = Betas("harmonic", num_steps, 3)()
-    kept = (1 - betas).cumprod(0)
-    t = torch.arange(1, num_steps + 1, dtype=torch.float64)
-    torch.testing.assert_close(kept, (num_steps - t) / num_steps, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("schedule", ["harmonic", "linear", "learnt"])
-def test_gaussian_states_step_by_step_are_those_of_the_closed_form(schedule):
-    torch.manual_seed(0)
-    chain, n, total = ExactGaussian(Betas(schedule, 20, 3)).requires_grad_(False), 200_000, 20
-    x = start = torch.full((n, 1, 1, 1), 0.7)
-    for t in range(1, total + 1):
-        beta, kept, _ = chain.rates(steps(t))
-        x = chain.draw(chain.forward_kernel(x, 1 - beta))
-        if t in (1, total // 2, total):
-            want = chain.forward_kernel(start, kept)
-            mean, variance = float(want.mean[0]), float(want.variance[0])
-            assert float(x.mean()) == pytest.approx(mean, abs=4 * math.sqrt(variance / n))
-            assert float(x.var()) == pytest.approx(variance, abs=4 * variance * math.sqrt(2 / n))
-
-
-def test_binomial_states_step_by_step_are_those_of_the_closed_form():
-    torch.manual_seed(0)
-    chain, n = heartbeat_chain(10), 200_000
-    x = start = (torch.arange(n) % 2).float().view(-1, 1, 1, 1)
-    for t in range(1, 11):
-        beta, kept, _ = chain.rates(steps(t))
-        x = chain.draw(chain.forward_kernel(x, 1 - beta))
-        if t in (1, 5, 10):
-            want = chain.forward_kernel(start, kept).mean
-            for bit in (0, 1):
-                p = float(want[bit])
-                assert float(x[bit::2].mean()) == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) * 2 / n))
-
-
-def test_the_learnt_schedule_moves_all_but_its_first_step():
-    betas = Betas("learnt", 1000, 10).requires_grad_(False)
-    first = betas().clone()
-    assert float(first[0]) == pytest.approx(2e-3, rel=1e-3)
-    torch.testing.assert_close(first[1:], 1 / torch.linspace(1000, 2, 1000).double()[1:], rtol=1e-6, atol=0)
-    assert Betas("learnt", 40, 3, first=1e-3)()[0] == 1e-3
-    with torch.no_grad():
-        betas.shift.fill_(0.5)
-    torch.testing.assert_close(betas()[1:].logit(), first[1:].logit() + 0.5, rtol=1e-6, atol=1e-9)
-    assert betas()[0] == first[0]
-    with torch.no_grad():
-        betas.shift.fill_(-100)
-    assert float(betas()[1:].min()) == pytest.approx(1e-6)
-
-
-def test_bumps_sum_to_one_and_are_centred_over_time():
-    b = bumps(99, 4)
-    torch.testing.assert_close(b.sum(1), torch.ones(99).double())
-    assert (b.argmax(1).diff() >= 0).all()
-    assert sorted(set(b.argmax(1).tolist())) == [0, 1, 2, 3]
-
-
-# 2. Posteriors.
-
-
-@pytest.mark.parametrize("t", [2, 10, 19])
-def test_the_gaussian_posterior_is_the_normalised_product(t):
-    chain = ExactGaussian(Betas("harmonic", 20, 3))
-    x, x_t = torch.tensor(0.8).view(1, 1, 1, 1), torch.tensor(-0.3).view(1, 1, 1, 1)
-    beta, _, before = (float(v) for v in chain.rates(steps(t)))
-    grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
-    log_q = -0.5 * (-0.3 - math.sqrt(1 - beta) * grid).square() / beta
-    log_q = log_q - 0.5 * (grid - math.sqrt(before) * 0.8).square() / (1 - before)
-    p = log_q.softmax(0)
-    mean = float((p * grid).sum())
-    found = chain.posterior(x, x_t, steps(t))
-    assert float(found.mean) == pytest.approx(mean, abs=1e-6)
-    assert float(found.variance) == pytest.approx(float((p * (grid - mean).square()).sum()), abs=1e-6)
-
-
-def test_the_posterior_of_the_first_step_is_the_image():
-    chain = ExactGaussian(Betas("linear", 20, 3))
-    x = torch.randn(3, 1, 2, 2)
-    found = chain.posterior(x, torch.randn_like(x), steps(1, 3))
-    torch.testing.assert_close(found.mean, x)
-    assert not found.variance.any()
-
-
-@pytest.mark.parametrize("t", [2, 10, 20])
-def test_the_binomial_posterior_is_the_normalised_product(t):
-    chain = heartbeat_chain(20)
-    beta, _, before = chain.rates(steps(t))
-    for x0 in (0.0, 1.0):
-        for x_t in (0.0, 1.0):
-            joint = []
-            for middle in (0.0, 1.0):
-                prior = float(chain.forward_kernel(torch.tensor(x0).view(1, 1, 1, 1), before).mean)
-                step = float(chain.forward_kernel(torch.tensor(middle).view(1, 1, 1, 1), 1 - beta).mean)
-                joint.append((prior if middle else 1 - prior) * (step if x_t else 1 - step))
-            both = (torch.tensor(v).view(1, 1, 1, 1) for v in (x0, x_t))
-            assert float(chain.posterior(*both, steps(t)).mean) == pytest.approx(
-                joint[1] / sum(joint), abs=1e-6
-            )
-
+TINY = {
+    "num_steps": 6,
+    "channels": 4,
+    "layers": (2, 1),
+    "hidden_dims": (8,),
+    "num_bumps": 3,
+    "schedule": "learnt",
+}
 
 # 3. The bound.
 
@@ -369,22 +217,6 @@ def test_every_image_has_a_time_of_its_own(backbone, kernel):
     assert (same[0] - same[1]).abs().max() > 1e-4
 
 
-def test_the_average_of_a_constant_stream():
-    method = begun("Diffusion", ema_decay=0.5)
-    with torch.no_grad():
-        for p in method.average.network.parameters():
-            p.zero_()
-        for p in method.chain.parameters():
-            p.fill_(1.0)
-    weight = 0.0
-    for k in range(6):
-        method.on_train_batch_end(None, batch(), k)
-        decay = min(0.5, (1 + k) / (10 + k))
-        weight = decay * weight + 1 - decay
-        for p in method.average.network.parameters():
-            torch.testing.assert_close(p, torch.full_like(p, weight))
-
-
 def test_the_chain_sees_unit_second_moment():
     method = tiny("Diffusion")
     data = suited_digits(method)
@@ -399,70 +231,6 @@ def test_bits_are_not_standardised():
     method.start_from(suited_digits(method))
     x = images()
     assert torch.equal(method.standardised(x), x)
-
-
-def test_what_is_known_comes_back_to_the_bit():
-    method = begun("Diffusion")
-    x, mask = torch.rand(3, 1, 8, 8), torch.zeros(3, 1, 8, 8)
-    mask[..., :4] = 1
-    assert torch.equal(method.repair(x, mask)[..., :4], x[..., :4])
-
-
-class Correlated(ExactGaussian):
-    """The reverse chain of a two-dimensional Gaussian, pixel by pixel given both."""
-
-    covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
-
-    def reverse(self, x_t, t):
-        beta, kept, before = (float(v[0]) for v in self.rates(t))
-        eye = torch.eye(2)
-        prior = before * self.covariance + (1 - before) * eye
-        total = kept * self.covariance + (1 - kept) * eye
-        gain = math.sqrt(1 - beta) * prior @ torch.linalg.inv(total)
-        left = prior - gain @ (math.sqrt(1 - beta) * prior)
-        mean = x_t.flatten(1) @ gain.T
-        return Kernel(mean.view_as(x_t), left.diag().view(1, 1, 1, 2).expand_as(x_t))
-
-
-def test_a_clamped_chain_is_not_the_conditional():
-    torch.manual_seed(0)
-    method = Diffusion((1, 1, 2), num_steps=1000, schedule="linear", backbone="rbf")
-    method.average.network = Correlated(Betas("linear", 1000, 3))
-    method.std.fill_(0.05)
-    method.mean.fill_(0.5)
-    x = torch.full((4000, 1, 1, 2), 0.55)
-    mask = torch.tensor([1.0, 0.0]).expand_as(x)
-    other = (method.repair(x, mask)[..., 1] - 0.5) / 0.05
-    assert float(other.mean()) == pytest.approx(0.606, abs=4 * math.sqrt(0.495 / 4000))
-    assert float(other.var()) == pytest.approx(0.495, abs=4 * 0.495 * math.sqrt(2 / 4000))
-
-
-def standard_normal_plane(**options) -> Diffusion:
-    """The exact chain of N(0, I) in two pixels of mean 0.5 and standard deviation 0.05."""
-    method = Diffusion((1, 1, 2), num_steps=200, backbone="rbf", **options)
-    method.average.network = ExactGaussian(Betas("harmonic", 200, 3))
-    method.std.fill_(0.05)
-    method.mean.fill_(0.5)
-    return method
-
-
-def test_denoising_gaussian_data_moves_towards_what_was_seen():
-    torch.manual_seed(0)
-    method = standard_normal_plane()
-    seen = torch.full((2000, 1, 1, 2), 0.55)
-    far, near = (((method.denoise(seen, sigma) - 0.5) / 0.05) for sigma in (5.0, 0.0005))
-    assert float(far.mean()) == pytest.approx(0, abs=0.1)
-    torch.testing.assert_close(near.mean(), torch.tensor(1.0), rtol=0, atol=0.02)
-    assert float(near.var()) < 0.01 < float(far.var())
-
-
-def test_tilting_moves_the_mean():
-    torch.manual_seed(0)
-    method = standard_normal_plane(repair_schedule="linear")
-    x = (method.tilt(lambda x: 0.3 * x.flatten(1).sum(1), 4000) - 0.5) / 0.05
-    assert 0.1 < float(x.mean()) < 1.0
-    still = (method.tilt(lambda x: 0.0 * x.flatten(1).sum(1), 4000) - 0.5) / 0.05
-    assert float(still.mean()) == pytest.approx(0, abs=4 / math.sqrt(8000))
 
 
 @pytest.mark.parametrize(
@@ -481,44 +249,6 @@ def test_tilting_moves_the_mean():
 def test_impossible_settings_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         tiny("Diffusion", **options)
-
-
-def test_what_a_binomial_chain_cannot_do_is_refused():
-    method = tiny("Diffusion", kernel="binomial", schedule="harmonic")
-    with pytest.raises(UsageError, match="denoise needs kernel: gaussian"):
-        method.denoise(images(), 0.1)
-    with pytest.raises(UsageError, match="tilt needs kernel: gaussian"):
-        method.tilt(lambda x: x.flatten(1).sum(1), 2)
-
-
-# Toy data.
-
-
-def test_heartbeats_are_the_five_phases():
-    data = Heartbeat()
-    for split in ("train", "val", "test"):
-        given = data.split(split)
-        assert given.x.shape[1:] == (1, 1, 20)
-        assert torch.equal(given.x, PHASES[given.y])
-        assert float(given.y.bincount(minlength=5).float().std()) < 0.2 * len(given.y) / 5
-
-
-def test_the_swiss_roll_is_a_spiral():
-    data = SwissRoll(binarize="none", dequantize=True)
-    x = data.split("train").x.flatten(1)
-    assert x.shape[1] == 2
-    assert 0 < float(x.min()) < 0.2
-    assert 0.85 < float(x.max()) < 1
-    turns = (x - 0.5) * 2 * ROLL_RADIUS  # the radius of scikit-learn's spiral is its angle
-    angle = torch.atan2(turns[:, 1], turns[:, 0]).remainder(2 * math.pi)
-    off = (turns.norm(dim=1) - angle).remainder(2 * math.pi)
-    off = torch.minimum(off, 2 * math.pi - off)
-    assert 0.3 < float(off.square().mean().sqrt()) < 0.8, "noise of 0.5 about the spiral"
-
-
-def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
-    x, y = x.flatten(1).double(), y.flatten(1).double()
-    return float(2 * torch.cdist(x, y).mean() - torch.cdist(x, x).mean() - torch.cdist(y, y).mean())
 
 
 @pytest.mark.filterwarnings("ignore")

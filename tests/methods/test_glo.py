@@ -1,14 +1,11 @@
-"""Facts of latent optimization: lazy rows, row numbers, the ball, the pyramid, sampling and encoding."""
+"""Facts of latent optimization: row numbers, the ball, sampling and encoding."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, suited_digits, tiny
 from lightning.pytorch.callbacks import Callback
-from test_contract import Handful, batch, begun, images, trainer
+from support import Handful, begun, images, suited_digits, tiny, trainer
 from torch import nn
 
 import zoo
@@ -17,10 +14,11 @@ from zoo.contract.saved import save_pretrained
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
 from zoo.methods.autoencoders.glo import GLO, into_ball
-from zoo.methods.autoencoders.shared.pyramid import LaplacianPyramid
 from zoo.parts.distributions.mixture import GaussianMixture
 from zoo.parts.estimators import psnr
 from zoo.parts.optimizers import LazyAdam
+
+TINY = {"latent_dim": 4, "channels": 8, "levels": 2, "encode_steps": 5}
 
 SHAPE = (1, 8, 8)
 PIXELS = 64
@@ -78,44 +76,6 @@ def test_a_row_that_is_not_looked_up_does_not_move():
     assert (table.detach()[[0, 1, 2, 7]] != before[[0, 1, 2, 7]]).all()
 
 
-def test_a_row_moves_as_if_the_steps_without_it_had_never_been():
-    torch.manual_seed(0)
-    start = torch.randn(4, 3)
-    table, alone = nn.Parameter(start.clone()), nn.Parameter(start[2:3].clone())
-    lazy, adam = LazyAdam([table], lr=0.1), torch.optim.Adam([alone], lr=0.1)
-    for step in range(12):
-        rows = torch.tensor([0, 2] if step % 3 == 0 else [0, 1])
-        (nn.functional.embedding(rows, table, sparse=True) - 1).pow(4).sum().backward()
-        lazy.step()
-        if step % 3 == 0:
-            adam.zero_grad()
-            (alone - 1).pow(4).sum().backward()
-            adam.step()
-    torch.testing.assert_close(table.detach()[2:3], alone.detach())
-
-
-def test_a_row_that_is_looked_up_twice_adds_its_gradients_up():
-    table, dense = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(3, 2))
-    rows = torch.tensor([1, 1, 2])
-    weight = torch.tensor([[1.0], [2.0], [3.0]])
-    for parameter, sparse in ((table, True), (dense, False)):
-        (weight * nn.functional.embedding(rows, parameter, sparse=sparse)).sum().backward()
-    optimizer = LazyAdam([table], lr=0.1, betas=(0.0, 0.0))
-    torch.testing.assert_close(table.grad.to_dense(), dense.grad)
-    optimizer.step()
-    torch.testing.assert_close(optimizer.state[table]["exp_avg"], dense.grad)
-
-
-def test_what_has_a_dense_gradient_is_descended_by_adam():
-    one, two = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    for parameter, optimizer in ((one, LazyAdam([one], lr=0.1)), (two, torch.optim.Adam([two], lr=0.1))):
-        for _ in range(3):
-            optimizer.zero_grad()
-            parameter.pow(3).sum().backward()
-            optimizer.step()
-    assert torch.equal(one, two)
-
-
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_fit_moves_the_codes_of_the_images_it_saw(optimizer):
     method = tiny("GLO", optimizer=optimizer)
@@ -145,11 +105,10 @@ def test_every_image_finds_its_own_code(subset):
     torch.testing.assert_close(method.codes.detach(), into_ball(x), rtol=0, atol=1e-5)
 
 
-def test_every_image_finds_its_own_code_on_two_processes():
-    script = ROOT / "tests/two_codes.py"
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    errors = [float(word) for word in done.stdout.split()]
+@pytest.mark.xdist_group("two processes")
+def test_every_image_finds_its_own_code_on_two_processes(two_processes):
+    (line,) = two_processes("codes")
+    errors = [float(word) for word in line.split()]
     assert len(errors) == 2
     assert max(errors) < 1e-5
 
@@ -196,68 +155,6 @@ def test_random_codes_have_the_norm_of_the_ball():
     method.start_from(suited_digits(method))
     norms = method.codes.detach().norm(dim=1)
     assert 0.9 < float(norms.mean()) <= 1
-
-
-# 4. The loss.
-
-
-def enlarged(pyramid: list[torch.Tensor]) -> torch.Tensor:
-    x = pyramid[-1]
-    for level in reversed(pyramid[:-1]):
-        x = level + nn.functional.interpolate(x, scale_factor=2.0)
-    return x
-
-
-@pytest.mark.parametrize("levels", [1, 2, 3])
-@pytest.mark.parametrize("shape", [(2, 16, 16), (1, 8, 24)])
-def test_the_levels_of_the_pyramid_add_up_to_the_image(levels, shape):
-    x = torch.rand(3, *shape)
-    pyramid = LaplacianPyramid(levels)(x)
-    assert [tuple(level.shape[2:]) for level in pyramid] == [
-        (shape[1] // 2**j, shape[2] // 2**j) for j in range(levels)
-    ]
-    torch.testing.assert_close(enlarged(pyramid), x)
-
-
-def test_a_constant_changes_the_low_pass_level_alone():
-    x = torch.rand(3, 2, 16, 16)
-    pyramid = LaplacianPyramid(3)
-    for level, (one, two) in enumerate(zip(pyramid(x), pyramid(x + 0.25), strict=True)):
-        torch.testing.assert_close(two, one + (0.25 if level == 2 else 0.0))
-
-
-def test_the_sides_of_28_are_padded_to_32():
-    pyramid = LaplacianPyramid(3)(torch.rand(1, 1, 28, 28))
-    assert [level.shape[-1] for level in pyramid] == [32, 16, 8]
-
-
-def test_no_kernel_is_published():
-    assert not LaplacianPyramid(3).state_dict()
-
-
-def test_the_distance_by_hand():
-    method = tiny("GLO", levels=1, laplacian_weight=2.0, squared_weight=3.0)
-    x, y = torch.rand(5, *SHAPE), torch.rand(5, *SHAPE)
-    difference = (x - y).flatten(1)
-    want = 2 * difference.abs().mean(1) + 3 * difference.square().mean(1)
-    torch.testing.assert_close(method.distance(x, y), want)
-    assert not method.distance(x, x).any()
-    assert torch.equal(method.distance(x, y), method.distance(y, x))
-
-
-def test_the_gradient_of_the_pyramid():
-    pyramid = LaplacianPyramid(2)
-    x = torch.rand(1, 1, 8, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: tuple(pyramid(x)), x)
-
-
-def test_the_loss_is_the_distance_of_image_and_decoded_code():
-    method = begun("GLO").eval()
-    given = batch()
-    terms = method.loss(given)
-    decoded = method.decode(method.codes.detach()[given.row])
-    torch.testing.assert_close(terms["loss"], method.distance(decoded, given.x))
-    torch.testing.assert_close(terms["psnr"], psnr(decoded, given.x))
 
 
 def test_peak_signal_to_noise_ratio():

@@ -2,14 +2,20 @@
 
 import pytest
 import torch
-from conftest import suited_digits, tiny
 from lightning.pytorch import Trainer
-from test_energy import all_states
+from support import all_states, suited_digits, tiny
 
 from zoo.contract.batch import Batch
 from zoo.data.sets import ImageFolder
 from zoo.errors import UsageError
 from zoo.methods.energy.label_dbn import LabelDBN, LabelledTop
+
+TINY = {
+    "hidden_dims": (7, 6, 5),
+    "pretrain_epochs": (1, 1, 1),
+    "updown_steps": (1,),
+    "sample_steps": 20,
+}
 
 D, H, K = 5, 3, 4
 

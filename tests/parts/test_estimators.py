@@ -1,4 +1,4 @@
-"""Weights into estimates: every one against a closed form or a count by hand."""
+"""Every estimator against a closed form."""
 
 import math
 import weakref
@@ -23,8 +23,6 @@ from zoo.parts.estimators import (
     log_mean_exp,
     pairwise_log_prob,
 )
-from zoo.parts.schedules import cosine, tripling_stages, warm_up
-from zoo.scores.metrics import PerImage, mean_and_error
 
 
 @pytest.fixture(autouse=True)
@@ -235,55 +233,6 @@ def test_uniform_density_over_dequantised_bytes_costs_eight_bits():
 def test_bits_per_dim_of_three_binary_pixels_by_hand():
     nats = -math.log(1 / 2) - math.log(1 / 4) - math.log(1 / 8)
     assert bits_per_dim(nats, 3) == pytest.approx(2.0, abs=1e-12)
-
-
-def test_per_image_keeps_every_value_in_order_and_in_float64():
-    values = torch.randn(100)
-    metric = PerImage()
-    for part in values.split([33, 1, 66]):
-        metric.update(part)
-    assert metric.compute().dtype == torch.float64
-    torch.testing.assert_close(metric.compute(), values.double(), rtol=0, atol=0)
-    metric.reset()
-    metric.update(values[:2])
-    assert len(metric.compute()) == 2
-
-
-def test_mean_and_standard_error_by_hand():
-    mean, error = mean_and_error(torch.tensor([1.0, 2.0, 3.0, 6.0], dtype=torch.float64))
-    assert mean == 3.0
-    assert error == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3) / 2)
-
-
-def test_a_single_value_has_an_infinite_error():
-    assert mean_and_error(torch.tensor([2.5])) == (2.5, math.inf)
-
-
-def test_warm_up_is_linear_and_then_one():
-    assert [warm_up(epoch, 10.0) for epoch in (0.0, 2.5, 5.0, 10.0, 400.0)] == [0.0, 0.25, 0.5, 1.0, 1.0]
-    assert warm_up(0.0, 0.0) == 1.0
-
-
-def test_cosine_runs_from_one_to_its_final_value():
-    assert cosine(0.0, 20.0, 0.1) == 1.0
-    assert cosine(10.0, 20.0, 0.1) == pytest.approx(0.55)
-    assert cosine(20.0 / 3.0, 20.0, 0.1) == pytest.approx(0.1 + 0.9 * 0.75)
-    assert cosine(20.0, 20.0, 0.1) == cosine(35.0, 20.0, 0.1) == pytest.approx(0.1)
-    assert cosine(0.0, 0.0, 0.1) == pytest.approx(0.1)
-
-
-def test_tripling_stages_last_3_to_the_i_epochs_each_and_3280_together():
-    lengths = list(Counter(tripling_stages(float(epoch), 8, 0.1) for epoch in range(3280)).values())
-    assert lengths == [1, 3, 9, 27, 81, 243, 729, 2187]
-
-
-def test_tripling_stages_change_at_their_boundaries_to_the_papers_rates():
-    rates = [1e-3 * 10 ** (-i / 7) for i in range(8)]
-    for i, boundary in enumerate([1.0, 4.0, 13.0, 40.0, 121.0, 364.0, 1093.0]):
-        assert 1e-3 * tripling_stages(boundary - 0.01, 8, 0.1) == pytest.approx(rates[i])
-        assert 1e-3 * tripling_stages(boundary, 8, 0.1) == pytest.approx(rates[i + 1])
-    assert 1e-3 * tripling_stages(0.0, 8, 0.1) == pytest.approx(1e-3)
-    assert 1e-3 * tripling_stages(1e9, 8, 0.1) == pytest.approx(1e-4)
 
 
 class TinyRBM:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from PIL import Image
+from support import tiny
 
 from zoo.cli.light import run
 from zoo.contract.capabilities import Decodes, Encodes

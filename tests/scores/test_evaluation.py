@@ -1,14 +1,12 @@
 """The evaluator: every capability's numbers, its refusals, and that looking changes nothing."""
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny
-from test_contract import MeanByDescent, same, state, trainer
+from support import MeanByDescent, same, state, tiny, trainer
 from torch import nn
 from torch.distributions import Bernoulli, Independent
 
@@ -378,15 +376,12 @@ def test_a_data_recipe_makes_the_same_data():
             from_recipe(bad)
 
 
-def test_both_of_two_processes_have_the_numbers_of_one(tmp_path):
-    script = Path(__file__).parent / "two_scores.py"
-    result = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
+@pytest.mark.xdist_group("two processes")
+def test_both_of_two_processes_have_the_numbers_of_one(two_processes, tmp_path):
+    folder = two_processes.folder
     evaluator = Evaluator(num_samples=3, out=str(tmp_path / "one.json"))
     trainer(callbacks=[evaluator]).test(tiny("VAE"), datamodule=Digits(), verbose=False)
-    ranks = [Results.read(tmp_path / f"rank{rank}.json") for rank in (0, 1)]
+    ranks = [Results.read(folder / f"rank{rank}.json") for rank in (0, 1)]
     assert ranks[0].numbers == ranks[1].numbers
     for name, number in evaluator.results.numbers.items():
         assert number.value == pytest.approx(ranks[0].numbers[name].value, rel=1e-9), name

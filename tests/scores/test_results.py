@@ -1,61 +1,16 @@
-"""The results file and its tables: what goes in comes out, what does not belong is refused in one line."""
+"""The record of a score: what it keeps, what it refuses, how its numbers print."""
 
-import copy
 import dataclasses
-import io
 import json
 import math
-import re
 
 import pytest
-from rich.console import Console
+from small_record import DYNAMIC, FID, changed, number, results
 
 from zoo import files
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
-from zoo.scores.results import SCHEMA, Number, Results, side_by_side
-
-FID = "digits 1x8x8; 359 samples against 359 test images as bytes; digits-cnn-128@1a2b3c4d"
-DYNAMIC = "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0); 359 images, K=5000 samples"
-REAL = "digits 1x8x8 1295/143/359, real; 359 images"
-
-
-def number(value, protocol=FID, error=None, *, side=Side.ESTIMATE, unit="squared distance", interval=None):
-    return Number(value, unit, side, protocol, error, interval)
-
-
-def results(**changes):
-    """A score with everything in it."""
-    fields = {
-        "method": "VAE",
-        "numbers": {
-            "test/log_prob": number(-21.25, DYNAMIC, 0.2, side=Side.LOWER, unit="nats/image"),
-            "test/fid": number(12.5, FID, 0.5),
-            "test/precision": number(0.9, FID, 0.02, unit="share", interval=(0.85, 0.93)),
-            "test/active_units": number(4.0, DYNAMIC, side=Side.EXACT, unit="of 8"),
-        },
-        "skipped": {
-            "conditional": "needs Conditions",
-            "clusters": "needs Clusters",
-            "csl": "needs Emits",
-            "ais": "needs Emits",
-        },
-        "data": {"protocol": "digits 1x8x8", "test_sha256": "ab" * 32},
-        "weights_sha256": "cd" * 32,
-        "seed": 7,
-        "versions": {"torch": "2.13.0", "python": "3.11"},
-        "hardware": "a computer",
-        "seconds": {"fid": 0.25, "per_image": 3.0},
-        "floors": {
-            "train": {"test/fid": number(1.5, FID, 0.25)},
-            "independent_pixels": {"test/fid": number(300.25, FID, 4.0)},
-        },
-        "warnings": ["the bound is loose"],
-        "train_seconds": 12.5,
-        "peak_memory_mb": 512.0,
-        "details": {"class_histogram": [1.0, 2.0, 3.0]},
-    }
-    return Results(**fields | changes)
+from zoo.scores.results import SCHEMA, Number, Results
 
 
 @pytest.fixture
@@ -68,18 +23,6 @@ def written(path):
     """The JSON of a good file, as a dict."""
     results().write(path)
     return json.loads(path.read_text())
-
-
-def shown(table):
-    """A table as lines of text."""
-    console = Console(width=200, file=io.StringIO())
-    console.print(table)
-    return console.file.getvalue().splitlines()
-
-
-def line_of(lines, start):
-    (line,) = [line for line in lines if re.sub(r"^\W+", "", line).startswith(start)]
-    return line
 
 
 # --- the file
@@ -387,14 +330,6 @@ def test_a_number_prints_its_side(side):
     assert str(number(1.5, side=side)) == f"{side.value} 1.5"
 
 
-# --- agreement
-
-
-def changed(value, protocol=FID, name="test/fid"):
-    first = results()
-    return dataclasses.replace(first, numbers=first.numbers | {name: number(value, protocol, 0.5)})
-
-
 def test_a_score_agrees_with_itself():
     assert results().agreement(results()) == (list(results().numbers), [])
 
@@ -424,120 +359,6 @@ def test_numbers_of_two_protocols_or_of_one_side_are_not_held_against_each_other
     assert "test/fid" not in same
     assert different == []
     assert results(numbers={"test/kid": number(1.0)}).agreement(results()) == ([], [])
-
-
-# --- tables
-
-
-def test_the_table_shows_every_number_its_floors_its_unit_and_its_protocol():
-    lines = shown(results().table())
-    fid = line_of(lines, "fid (2)")
-    for part in ("~ 12.50 ± 0.50", "~ 1.50 ± 0.25", "~ 300.2 ± 4.0", "squared distance"):
-        assert part in fid
-    assert fid.index("12.50") < fid.index("1.50 ± 0.25") < fid.index("300.2 ±") < fid.index("squared")
-    assert ">= -21.25 ± 0.20" in line_of(lines, "log_prob (1)")
-    assert "= 4" in line_of(lines, "active_units (1)")
-    assert "300.2" not in line_of(lines, "precision (2)")
-    heading = line_of(lines, "metric (protocol)")
-    assert heading.index("value") < heading.index("train") < heading.index("independent pixels")
-    assert any(line.strip() == f"(1) {DYNAMIC}" for line in lines)
-    assert any(line.strip() == f"(2) {FID}" for line in lines)
-    assert "VAE on digits 1x8x8" in lines[0]
-
-
-def test_a_floor_under_another_protocol_has_a_row_of_its_own():
-    floors = {"raw_pixels": {"test/fid": number(0.5, "raw")}}
-    lines = shown(results(floors=floors).table())
-    rows = [line for line in lines if " fid (" in line]
-    assert len(rows) == 2
-    assert "12.50 ± 0.50" in rows[0]
-    assert "~ 0.5 " in rows[1]
-    assert "12.50" not in rows[1]
-
-
-def test_a_protocol_with_brackets_is_printed_as_it_is():
-    name = "photos [bold]x[/bold] 1x8x8"
-    data = {"protocol": name, "test_sha256": "ab" * 32}
-    lines = shown(results(numbers={"test/fid": number(1.5, name)}, data=data, floors={}).table())
-    assert lines[0].startswith(f"VAE on {name}")
-    assert lines[-1].strip() == f"(1) {name}"
-
-
-def test_remarks_are_what_was_skipped_by_reason_and_the_warnings():
-    assert results().remarks() == [
-        "skipped conditional: needs Conditions",
-        "skipped clusters: needs Clusters",
-        "skipped csl, ais: needs Emits",
-        "warning: the bound is loose",
-    ]
-    assert results(skipped={}, warnings=[]).remarks() == []
-
-
-def test_two_models_under_one_protocol_share_rows():
-    other = changed(20.25)
-    lines = shown(side_by_side([results(), other], ["first", "second"]))
-    fid = line_of(lines, "fid")
-    values = ["12.50 ± 0.50", "20.25 ± 0.50", "1.50 ± 0.25", "300.2 ± 4.0"]
-    assert [fid.index(v) for v in values] == sorted(fid.index(v) for v in values)
-    heading = line_of(lines, "metric (protocol)")
-    order = ["first", "second", "train", "independent pixels", "unit"]
-    assert [heading.index(v) for v in order] == sorted(heading.index(v) for v in order)
-
-
-@pytest.mark.parametrize("name", ["version_0", "runs[1]", "[/x]"])
-def test_the_heading_of_a_model_is_printed_as_it_is(name):
-    heading = line_of(shown(side_by_side([results(), results()], [name, "other"])), "metric (protocol)")
-    assert f" {name} " in heading
-
-
-def test_two_protocols_never_share_a_row():
-    real = number(-5.5, REAL, 0.1, side=Side.LOWER, unit="nats/image")
-    other = dataclasses.replace(results(), numbers={"test/log_prob": real})
-    lines = shown(side_by_side([results(), other], ["binary", "grey"]))
-    rows = [line for line in lines if "log_prob (" in line]
-    assert len(rows) == 2
-    for row in rows:
-        assert ("-21.25" in row) != ("-5.50" in row)
-    stated = {f"({i}) {protocol}" for i in range(1, 5) for protocol in (REAL, DYNAMIC)}
-    legend = {line.strip() for line in lines} & stated
-    assert {line[4:] for line in legend} == {REAL, DYNAMIC}
-    for line in legend:
-        (row,) = [row for row in rows if f"log_prob {line[:3]}" in row]
-        assert ("-5.50" in row) == (line[4:] == REAL)
-
-
-def test_two_units_never_share_a_row():
-    bits = dataclasses.replace(results(), numbers={"test/fid": number(2.25, FID, unit="bits")})
-    rows = [line for line in shown(side_by_side([results(), bits], ["a", "b"])) if "fid (" in line]
-    assert len(rows) == 2
-    assert all(("12.50" in row) != ("2.25 " in row) for row in rows)
-
-
-def test_floors_of_two_protocols_are_both_shown():
-    few = FID.replace("359", "100")
-    other = dataclasses.replace(
-        results(),
-        numbers={"test/fid": number(60.5, few, 2.0)},
-        floors={"train": {"test/fid": number(7.75, few, 1.0)}},
-    )
-    rows = [line for line in shown(side_by_side([results(), other], ["many", "few"])) if "fid (" in line]
-    assert len(rows) == 2
-    for row in rows:
-        assert ("1.50 ± 0.25" in row) == ("12.50 ± 0.50" in row)
-        assert ("7.75 ± 1.00" in row) == ("60.50 ± 2.00" in row)
-
-
-def test_every_model_needs_a_name():
-    with pytest.raises(ValueError, match="zip"):
-        side_by_side([results(), results()], ["only one"])
-
-
-def test_tables_do_not_change_the_results():
-    first = results()
-    before = copy.deepcopy(first)
-    side_by_side([first, first], ["a", "b"])
-    first.table()
-    assert first == before
 
 
 def test_a_later_score_adds_what_the_record_lacks_and_changes_nothing():

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, suited_digits, tiny
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_contract import ALL, trainer
+from support import ALL, ROOT, suited_digits, tiny, trainer
 
 import zoo
 from zoo.contract.learning import ClosedForm
