@@ -80,12 +80,11 @@ def zoo_cli(cache):
 @pytest.fixture(scope="session")
 def digits_run(zoo_here, tmp_path_factory) -> Path:
     """Folder of a short fit on the digits, made once."""
-    from support import ROOT
+    from support import RECIPE
 
     cwd = tmp_path_factory.mktemp("fit")
-    recipe = str(ROOT / "configs/variational/vae_digits.yaml")
     options = ["--trainer.max_epochs=3", "--score.num_samples=20"]
-    zoo_here("fit", "--config", recipe, *options, cwd=cwd, check=True)
+    zoo_here("fit", "--config", RECIPE, *options, cwd=cwd, check=True)
     return cwd / "runs/vae-digits/version_0"
 
 

@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import random
+import resource
 import subprocess
 import sys
 import warnings
@@ -29,6 +30,9 @@ from zoo.data.sets import Digits
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 ALL = sorted(zoo.METHODS)
+RECIPE = str(ROOT / "configs/variational/vae_digits.yaml")
+FIT = ["fit", "--config", RECIPE, "--trainer.max_epochs=1", "--score.num_samples=3"]
+"""The words of a short fit."""
 EPOCHS_OF_PHASES = 4
 """In so many epochs the tiny methods have gone through all of their phases."""
 
@@ -265,6 +269,17 @@ def zoo_in_process(*arguments: str, cwd: Path, env: dict[str, str], check: bool)
             status = stopped.code or 0
     assert not check or status == 0, out.getvalue() + err.getvalue()
     return Finished(status, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def files_up_to(num_bytes: int) -> Iterator[None]:
+    """The kernel refuses this process larger files, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def child(*command: str, cwd: Path, env: dict[str, str] | None = None, **options):

@@ -2,13 +2,12 @@
 
 import json
 import os
-import resource
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import tiny
+from support import files_up_to, tiny
 
 import zoo
 from zoo.contract.saved import save_pretrained, weights_sha256
@@ -85,13 +84,8 @@ def test_saving_leaves_nothing_but_the_model_and_can_be_repeated(saved):
 def test_a_full_disk_leaves_the_old_model_whole(saved):
     """The kernel refuses to write more than 4 kB per file."""
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            save_pretrained(tiny("VAE", latent_dim=5), saved)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with pytest.raises(OSError, match="File too large") as caught, files_up_to(4096):
+        save_pretrained(tiny("VAE", latent_dim=5), saved)
     assert caught.value.filename == str(saved / WEIGHTS)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 

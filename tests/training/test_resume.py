@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from killer import BreakError
 from lightning.pytorch.callbacks import ModelCheckpoint
-from support import ALL, ROOT, suited_digits, tiny, trainer
+from support import ALL, suited_digits, tiny, trainer
 
 import zoo
 from zoo.contract.learning import ClosedForm
@@ -45,7 +46,7 @@ def assert_same_checkpoint(one: Path, two: Path) -> None:
         assert_equal(a[part], b[part], part)
 
 
-KILLED = {
+INTERRUPTED = {
     "vae-digits": [],
     "gan-digits": [],
     "rbm-digits": ["--model.fast_lr=0.01", "--model.sample_steps=20"],
@@ -55,33 +56,65 @@ KILLED = {
     "diffusion-digits": ["--model.num_steps=5", "--model.schedule=learnt"],
 }
 """A recipe of every way to keep state between epochs, made cheap to score."""
+KILLED = {"vae-digits", "gan-digits", "dbn-digits"}
+"""A descent, a game, and one that has changed its phase: these end by SIGKILL in a process of their own."""
 
 
-@pytest.mark.parametrize("slug", KILLED)
-def test_kill_9_in_mid_epoch_then_resume_equals_the_straight_run(slug, zoo_cli, tmp_path):
-    common = ["fit", "--config", str(recipe_files()[slug]), "--trainer.max_epochs=4", *KILLED[slug]]
+def assert_same_run(one: Path, two: Path) -> None:
+    for name in ("last.ckpt", "best.ckpt"):
+        if (one / name).exists() or (two / name).exists():
+            assert_same_checkpoint(one / name, two / name)
+    assert read(one) == read(two)
+    weights = "model/model.safetensors"
+    assert (one / weights).read_bytes() == (two / weights).read_bytes()
+
+
+def assert_nothing_is_half_written(folder: Path) -> None:
+    assert not (folder / "results.json").exists()
+    assert not [name for name in os.listdir(folder) if name.startswith(".")], "a half-written file was left"
+
+
+@pytest.mark.parametrize("slug", INTERRUPTED)
+def test_interrupted_in_mid_epoch_then_resumed_equals_the_straight_run(slug, zoo_here, zoo_cli, tmp_path):
+    common = ["fit", "--config", str(recipe_files()[slug]), "--trainer.max_epochs=4", *INTERRUPTED[slug]]
     common += ["--trainer.check_val_every_n_epoch=1", "--score.every_n_epochs=1", "--score.num_samples=5"]
-    env = {"PYTHONPATH": os.pathsep.join((str(ROOT / "tests"), str(ROOT)))}
-
-    zoo_cli(*common, cwd=tmp_path, check=True)
+    zoo_here(*common, cwd=tmp_path, check=True)
     straight = tmp_path / f"runs/{slug}/version_0"
+    assert (straight / "best.ckpt").is_file()
 
-    kill = ["--trainer.callbacks+=killer.KillInEpoch", "--trainer.callbacks.epoch=2"]
-    died = zoo_cli(*common, *kill, cwd=tmp_path, env=env)
-    assert died.returncode == -signal.SIGKILL
-    killed = tmp_path / f"runs/{slug}/version_1"
-    assert torch.load(killed / "last.ckpt", weights_only=True)["epoch"] == 1
-    assert not (killed / "results.json").exists()
-    assert not [name for name in os.listdir(killed) if name.startswith(".")], "a half-written file was left"
+    if slug in KILLED:
+        kill = ["--trainer.callbacks+=killer.KillInEpoch", "--trainer.callbacks.epoch=2"]
+        assert zoo_cli(*common, *kill, cwd=tmp_path).returncode == -signal.SIGKILL
+    else:
+        stop = ["--trainer.callbacks+=killer.BreakInEpoch", "--trainer.callbacks.epoch=2"]
+        with pytest.raises(BreakError):
+            zoo_here(*common, *stop, cwd=tmp_path)
+    stopped = tmp_path / f"runs/{slug}/version_1"
+    assert torch.load(stopped / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert_nothing_is_half_written(stopped)
 
-    zoo_cli(*common, "--ckpt_path=last", cwd=tmp_path, check=True)
+    zoo_here(*common, "--ckpt_path=last", cwd=tmp_path, check=True)
     assert not (tmp_path / f"runs/{slug}/version_2").exists()
-    assert_same_checkpoint(straight / "last.ckpt", killed / "last.ckpt")
-    assert_same_checkpoint(straight / "best.ckpt", killed / "best.ckpt")
-    assert read(straight) == read(killed)
-    assert (straight / "model/model.safetensors").read_bytes() == (
-        killed / "model/model.safetensors"
-    ).read_bytes()
+    assert_same_run(straight, stopped)
+
+
+def test_a_closed_form_killed_in_its_one_pass_starts_again_and_equals_the_straight_run(
+    zoo_here, zoo_cli, tmp_path
+):
+    common = ["fit", "--config", str(recipe_files()["pca-digits"]), "--score.num_samples=5"]
+    common += ["--data.batch_size=100"]
+    runs = "runs/pca-digits"
+    (tmp_path / "straight").mkdir()
+    (tmp_path / "killed").mkdir()
+    zoo_here(*common, cwd=tmp_path / "straight", check=True)
+    kill = ["--trainer.callbacks+=killer.KillInEpoch", "--trainer.callbacks.epoch=0"]
+    assert zoo_cli(*common, *kill, cwd=tmp_path / "killed").returncode == -signal.SIGKILL
+    assert_nothing_is_half_written(tmp_path / "killed" / runs / "version_0")
+    resumed = zoo_here(*common, "--ckpt_path=last", cwd=tmp_path / "killed")
+    assert resumed.returncode == 2
+    assert "ckpt_path: last needs an earlier run" in resumed.stderr
+    zoo_here(*common, cwd=tmp_path / "killed", check=True)
+    assert_same_run(tmp_path / "straight" / runs / "version_0", tmp_path / "killed" / runs / "version_1")
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
@@ -106,17 +139,17 @@ def test_every_method_resumes_exactly(name, tmp_path):
     assert_same_checkpoint(straight, fit(4, "resumed", half))
 
 
-def test_a_checkpoint_that_contradicts_the_config_is_refused(zoo_cli, digits_run):
-    result = zoo_cli(
+def test_a_checkpoint_that_contradicts_the_config_is_refused(zoo_here, digits_run):
+    result = zoo_here(
         "test", f"--ckpt_path={digits_run / 'best.ckpt'}", "--model.latent_dim=7", cwd=digits_run.parent
     )
     assert result.returncode == 2
     assert "model.latent_dim must agree with the checkpoint, got 7" in result.stderr
 
 
-def test_the_checkpoint_alone_is_enough_to_score_again(zoo_cli, digits_run, tmp_path):
+def test_the_checkpoint_alone_is_enough_to_score_again(zoo_here, digits_run, tmp_path):
     out = tmp_path / "again.json"
-    zoo_cli(
+    zoo_here(
         "test",
         f"--ckpt_path={digits_run / 'best.ckpt'}",
         "--score.num_samples=20",
