@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
+SHARED = ("two_processes", "digits_run", "loaded", "trained")
+"""Fixtures that cost seconds: the tests that share one run on one worker (`--dist loadgroup`)."""
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out what this machine cannot run: data, devices and packages it does not have."""
+    """Leave out what this machine cannot run; the long ones first, and together what shares its set-up."""
     import torch
 
     missing = set() if os.environ.get("ZOO_DATA") else {"data"}
@@ -26,6 +30,12 @@ def pytest_collection_modifyitems(config, items):
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
+    for item in items:
+        for name in SHARED:
+            if name in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(name))
+                break
+    items.sort(key=lambda item: not {"slow", "hub"} & {mark.name for mark in item.iter_markers()})
 
 
 @pytest.fixture(autouse=True)

@@ -364,7 +364,6 @@ def test_evaluator_reports_only_what_the_method_can_do(name, tmp_path):
     assert all(key in results.data for key in ("protocol", "test_sha256"))
 
 
-@pytest.mark.xdist_group("two processes")
 def test_all_methods_on_two_processes(two_processes):
     """Equal state on both, but for what is declared or batch norms keep."""
     learnt = {name: values for name, *values in map(str.split, two_processes("methods"))}

@@ -13,6 +13,8 @@ from support import FIT, child
 
 from zoo.scores.results import Results
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_mistake_in_a_real_process_has_no_traceback(zoo_cli, tmp_path):
     result = zoo_cli(*FIT, "--model.lr=-1", cwd=tmp_path)
@@ -120,13 +122,11 @@ def loaded(tmp_path_factory) -> set[str]:
     return set(result.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.xdist_group("loaded")
 def test_wandb_is_not_imported_unless_asked(loaded):
     assert "zoo.cli.fit" in loaded
     assert "wandb" not in loaded
 
 
-@pytest.mark.xdist_group("loaded")
 def test_torchvision_is_on_no_path(loaded):
     assert "zoo.cli.light" in loaded
     assert "torchvision" not in loaded

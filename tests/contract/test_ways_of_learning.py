@@ -141,7 +141,6 @@ def test_a_method_refuses_pixels_it_cannot_score():
         trainer().fit(tiny("VAE", (1, 9, 9)), datamodule=Digits())
 
 
-@pytest.mark.xdist_group("two processes")
 def test_each_way_of_learning_on_two_processes(two_processes):
     """The same on both; for the closed form sums of both."""
     learnt = {name: values for name, *values in map(str.split, two_processes("ways_of_learning"))}

@@ -1,6 +1,5 @@
 """Facts of the chains of contrastive divergence: persistent, fast, one per process."""
 
-import pytest
 import torch
 from energy_models import D, H, fitted, joint, rbm
 from support import all_states, images, tiny, trainer
@@ -89,6 +88,5 @@ def test_fast_weights_move_the_chains_and_nothing_else():
         assert torch.equal(*draws)
 
 
-@pytest.mark.xdist_group("two processes")
 def test_each_process_keeps_its_own_chains_and_the_checkpoint_all(two_processes):
     assert two_processes("chains") == ["weights equal, chains differ", "resumed: every process has its own"]

@@ -105,7 +105,6 @@ def test_every_image_finds_its_own_code(subset):
     torch.testing.assert_close(method.codes.detach(), into_ball(x), rtol=0, atol=1e-5)
 
 
-@pytest.mark.xdist_group("two processes")
 def test_every_image_finds_its_own_code_on_two_processes(two_processes):
     (line,) = two_processes("codes")
     errors = [float(word) for word in line.split()]

@@ -376,7 +376,6 @@ def test_a_data_recipe_makes_the_same_data():
             from_recipe(bad)
 
 
-@pytest.mark.xdist_group("two processes")
 def test_both_of_two_processes_have_the_numbers_of_one(two_processes, tmp_path):
     folder = two_processes.folder
     evaluator = Evaluator(num_samples=3, out=str(tmp_path / "one.json"))

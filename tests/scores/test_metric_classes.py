@@ -230,7 +230,6 @@ def on_this_process(rank):
     return [dealt(cls, *deal) for deal in deals(rank, *pictures(300)) for cls in ALL_METRICS]
 
 
-@pytest.mark.xdist_group("two processes")
 def test_two_processes_give_what_one_gives(two_processes):
     real, fake = pictures(300)
     first, second = (torch.load(two_processes.folder / f"metrics{rank}.pt") for rank in (0, 1))

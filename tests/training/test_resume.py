@@ -56,6 +56,8 @@ INTERRUPTED = {
     "diffusion-digits": ["--model.num_steps=5", "--model.schedule=learnt"],
 }
 """A recipe of every way to keep state between epochs, made cheap to score."""
+SCORE = "--score.metrics=[fid,kid,log_prob]"
+"""Quick, and looked at while training."""
 KILLED = {"vae-digits", "gan-digits", "dbn-digits"}
 """A descent, a game, and one that has changed its phase: these end by SIGKILL in a process of their own."""
 
@@ -74,10 +76,11 @@ def assert_nothing_is_half_written(folder: Path) -> None:
     assert not [name for name in os.listdir(folder) if name.startswith(".")], "a half-written file was left"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", INTERRUPTED)
 def test_interrupted_in_mid_epoch_then_resumed_equals_the_straight_run(slug, zoo_here, zoo_cli, tmp_path):
     common = ["fit", "--config", str(recipe_files()[slug]), "--trainer.max_epochs=4", *INTERRUPTED[slug]]
-    common += ["--trainer.check_val_every_n_epoch=1", "--score.every_n_epochs=1", "--score.num_samples=5"]
+    common += ["--trainer.check_val_every_n_epoch=1", "--score.every_n_epochs=1", SCORE]
     zoo_here(*common, cwd=tmp_path, check=True)
     straight = tmp_path / f"runs/{slug}/version_0"
     assert (straight / "best.ckpt").is_file()
@@ -98,10 +101,11 @@ def test_interrupted_in_mid_epoch_then_resumed_equals_the_straight_run(slug, zoo
     assert_same_run(straight, stopped)
 
 
+@pytest.mark.slow
 def test_a_closed_form_killed_in_its_one_pass_starts_again_and_equals_the_straight_run(
     zoo_here, zoo_cli, tmp_path
 ):
-    common = ["fit", "--config", str(recipe_files()["pca-digits"]), "--score.num_samples=5"]
+    common = ["fit", "--config", str(recipe_files()["pca-digits"]), SCORE]
     common += ["--data.batch_size=100"]
     runs = "runs/pca-digits"
     (tmp_path / "straight").mkdir()
