@@ -1,4 +1,4 @@
-"""Seeds, one thread, a cache of its own, tiny methods, and the command line as a child process."""
+"""Seeds, one thread, a cache of its own, what this machine cannot run, and the command line."""
 
 import os
 
@@ -7,67 +7,20 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import datasets
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-import zoo
-from zoo.contract.method import Method
-from zoo.data.sets import Digits
-
-ROOT = Path(__file__).parent.parent
-TINY: dict[str, dict] = {
-    "VAE": {"latent_dim": 4, "hidden_dims": (16,)},
-    "RBM": {"num_hidden": 6, "algorithm": "pcd", "num_chains": 5, "fast_lr": 0.01, "sample_steps": 20},
-    "DBN": {
-        "hidden_dims": (7, 6, 5),
-        "pretrain_epochs": (1, 1, 1),
-        "updown_steps": (1,),
-        "sample_steps": 20,
-        "num_starts": 3,
-    },
-    "LabelDBN": {
-        "hidden_dims": (7, 6, 5),
-        "pretrain_epochs": (1, 1, 1),
-        "updown_steps": (1,),
-        "sample_steps": 20,
-    },
-    "Diffusion": {
-        "num_steps": 6,
-        "channels": 4,
-        "layers": (2, 1),
-        "hidden_dims": (8,),
-        "num_bumps": 3,
-        "schedule": "learnt",
-    },
-    "GAN": {
-        "latent_dim": 8,
-        "backbone": "dcgan",
-        "channels": 8,
-        "fc_dim": 16,
-        "norm": "batch",
-        "optimizer": "adam",
-        "generator_lr": 2e-3,
-        "discriminator_lr": 1e-3,
-        "ema_decay": 0.9,
-    },
-    "GLO": {"latent_dim": 4, "channels": 8, "levels": 2, "encode_steps": 5},
-    "PCA": {"latent_dim": 4},
-    "DAE": {"hidden_dims": (16, 8), "pretrain_epochs": 1, "num_starts": 9, "walk_steps": 7, "emit_steps": 3},
-    "IWAE": {"num_samples": 3, "latent_dims": (6, 4), "hidden_dims": (16, 8), "lr_schedule": "constant"},
-}
-"""Small settings of every method; the two-layer IWAE runs through every branch of the one-layer one."""
+SHARED = ("two_processes", "digits_run", "loaded", "trained")
+"""Fixtures that cost seconds: the tests that share one run on one worker (`--dist loadgroup`)."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out what this machine cannot run: data, devices and packages it does not have."""
+    """Leave out what this machine cannot run; the long ones first, and together what shares its set-up."""
+    import torch
+
     missing = set() if os.environ.get("ZOO_DATA") else {"data"}
     missing |= set() if torch.cuda.is_available() else {"gpu"}
     drivers = find_spec("playwright") and find_spec("gradio")
@@ -77,50 +30,57 @@ def pytest_collection_modifyitems(config, items):
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
-
-
-def tiny(name: str, image_shape: tuple[int, int, int] = (1, 8, 8), **options) -> Method:
-    """A small, seeded instance of a method."""
-    torch.manual_seed(0)
-    return zoo.method_class(name)(image_shape=image_shape, **TINY[name] | options)
-
-
-def suited_digits(method: Method, **options) -> Digits:
-    """The embedded digits with pixels that the method can score."""
-    kind = next(kind for kind in ("binary", "deq", "real") if kind in method.accepts)
-    treatment = {"binary": "dynamic"}.get(kind, "none")
-    return Digits(binarize=treatment, dequantize=kind == "deq", **options)
+    for item in items:
+        for name in SHARED:
+            if name in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(name))
+                break
+    items.sort(key=lambda item: not {"slow", "hub"} & {mark.name for mark in item.iter_markers()})
 
 
 @pytest.fixture(autouse=True)
 def _quiet_and_seeded(tmp_path_factory, monkeypatch):
+    import torch
+
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     torch.manual_seed(0)
 
 
 @pytest.fixture
-def digits() -> Digits:
+def digits():
     """The embedded digits, dynamic binarisation."""
+    from zoo.data.sets import Digits
+
     data = Digits(batch_size=50)
     data.setup()
     return data
 
 
 @pytest.fixture(scope="session")
-def zoo_cli(tmp_path_factory):
-    """Run `python -m zoo` in a child process: (arguments, working folder) -> completed process."""
-    cache = tmp_path_factory.getbasetemp() / "cache"
+def cache(tmp_path_factory) -> Path:
+    """The cache of this session."""
+    return tmp_path_factory.getbasetemp() / "cache"
+
+
+@pytest.fixture(scope="session")
+def zoo_here(cache):
+    """Run `python -m zoo` in this process: (arguments, working folder) -> status, stdout, stderr."""
+    from support import zoo_in_process
 
     def call(*arguments: str, cwd: Path, env: dict[str, str] | None = None, check: bool = False):
-        result = subprocess.run(
-            [sys.executable, "-m", "zoo", *arguments],
-            cwd=cwd,
-            env=os.environ | {"ZOO_CACHE": str(cache)} | (env or {}),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            stdin=subprocess.DEVNULL,
-        )
+        return zoo_in_process(*arguments, cwd=cwd, env={"ZOO_CACHE": str(cache)} | (env or {}), check=check)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def zoo_cli(cache):
+    """Run `python -m zoo` in a process of its own, for what only a process can show."""
+    from support import child
+
+    def call(*arguments: str, cwd: Path, env: dict[str, str] | None = None, check: bool = False, **options):
+        settings = {"ZOO_CACHE": str(cache)} | (env or {})
+        result = child("-m", "zoo", *arguments, cwd=cwd, env=settings, **options)
         assert not check or result.returncode == 0, result.stdout + result.stderr
         return result
 
@@ -128,19 +88,44 @@ def zoo_cli(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def digits_run(zoo_cli, tmp_path_factory) -> Path:
+def digits_run(zoo_here, tmp_path_factory) -> Path:
     """Folder of a short fit on the digits, made once."""
+    from support import RECIPE
+
     cwd = tmp_path_factory.mktemp("fit")
-    recipe = str(ROOT / "configs/variational/vae_digits.yaml")
-    zoo_cli(
-        "fit", "--config", recipe, "--trainer.max_epochs=3", "--score.num_samples=20", cwd=cwd, check=True
-    )
+    options = ["--trainer.max_epochs=3", "--score.num_samples=20"]
+    zoo_here("fit", "--config", RECIPE, *options, cwd=cwd, check=True)
     return cwd / "runs/vae-digits/version_0"
+
+
+class TwoProcesses:
+    """What `two_processes.py` wrote: called with the name of a job, its lines."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, job: str) -> list[str]:
+        return (self.folder / f"{job}.txt").read_text().splitlines()
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory) -> TwoProcesses:
+    """All that is checked on two processes, run once in one pair of them."""
+    from support import TESTS, child
+
+    folder = tmp_path_factory.mktemp("two")
+    result = child(str(TESTS / "two_processes.py"), str(folder), cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return TwoProcesses(folder)
 
 
 @pytest.fixture(scope="session")
 def mnist_mirror(tmp_path_factory) -> Path:
     """A ZOO_DATA folder with noise in the shape of MNIST and Fashion-MNIST: 300 + 100 images."""
+    import datasets
+    import numpy as np
+    from PIL import Image
+
     root = tmp_path_factory.mktemp("mirror")
     stream = np.random.default_rng(0)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})

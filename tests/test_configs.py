@@ -4,7 +4,7 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 
 import zoo
 from zoo.cli.main import main

@@ -1,20 +1,30 @@
-"""Every method x every capability in its header, and the three ways to learn."""
+"""Every method x every capability in its header."""
 
-import copy
 import itertools
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, suited_digits, tiny
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from lightning.pytorch import Callback, LightningModule
+from support import (
+    ALL,
+    EPOCHS_OF_PHASES,
+    MeanByDescent,
+    Repeated,
+    batch,
+    begun,
+    having,
+    images,
+    lasting,
+    same,
+    settings,
+    state,
+    suited_digits,
+    tiny,
+    trainer,
+)
 
 import zoo
 from zoo import from_pretrained
-from zoo.contract.batch import Batch, Terms
 from zoo.contract.capabilities import (
     Classifies,
     Conditions,
@@ -30,96 +40,15 @@ from zoo.contract.capabilities import (
     Walks,
     Weighs,
 )
-from zoo.contract.learning import ClosedForm, Descent, Game
-from zoo.contract.method import Method
+from zoo.contract.learning import Descent, Game
 from zoo.contract.saved import save_pretrained
-from zoo.data.sets import Digits
-from zoo.errors import NonFiniteError, UsageError
+from zoo.errors import UsageError
 from zoo.pictures.walks import interpolate
 from zoo.scores.evaluation import Evaluator
 
-ALL = sorted(zoo.METHODS)
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 LINEAR = {"PCA"}
 """Methods whose reconstructions are projections, which may leave [0, 1]."""
-EPOCHS_OF_PHASES = 4
-"""In so many epochs the tiny methods have gone through all of their phases."""
-
-
-def having(capability: type) -> list[str]:
-    return [name for name in ALL if issubclass(zoo.method_class(name), capability)]
-
-
-def trainer(**options) -> Trainer:
-    settings = {
-        "max_epochs": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "accelerator": "cpu",
-        "inference_mode": False,
-    }
-    return Trainer(**settings | options)
-
-
-def images(shape=(1, 8, 8), n=6) -> torch.Tensor:
-    return (torch.rand(n, *shape) < 0.3).float()
-
-
-def batch(shape=(1, 8, 8), n=6) -> Batch:
-    return Batch(images(shape, n), torch.arange(n) % 3, torch.arange(n))
-
-
-class Handful:
-    """What a method may ask of the data before a fit, of six images."""
-
-    def __init__(self, shape) -> None:
-        self.x = images(shape)
-
-    def originals(self, split):
-        return (255 * self.x).byte()
-
-    def mean_image(self):
-        return self.x.mean(0)
-
-    def split(self, name):
-        return batch(self.x.shape[1:])
-
-
-def begun(name: str, shape=(1, 8, 8), **options) -> Method:
-    """A tiny instance that has seen its data, as before its first step."""
-    method = tiny(name, shape, **options)
-    method.start_from(Handful(shape))
-    return method
-
-
-def state(method: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in method.state_dict().items()}
-
-
-def lasting(method: Method) -> dict[str, torch.Tensor]:
-    """The state, in training mode without what batch norms keep of the last batches."""
-    if not method.training:
-        return state(method)
-    norms = [
-        name for name, part in method.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)
-    ]
-    fleeting = {f"{norm}.{name}" for norm in norms for name, _ in method.get_submodule(norm).named_buffers()}
-    return {name: value for name, value in state(method).items() if name not in fleeting}
-
-
-class Repeated:
-    """A loader of one batch, again and again, for shapes of which there are no data."""
-
-    def __init__(self, batch: Batch, times: int = 1) -> None:
-        self.batches = [batch] * times
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self):
-        return iter(self.batches)
 
 
 class Watch(Callback):
@@ -144,13 +73,9 @@ class Watch(Callback):
         )
 
 
-def same(one: dict, two: dict) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
 def test_every_method_has_tiny_settings_and_is_final():
-    assert sorted(TINY) == ALL
     for name in ALL:
+        assert isinstance(settings(name), dict)
         cls = zoo.method_class(name)
         assert cls.__name__ == name
         assert not cls.__subclasses__()
@@ -439,203 +364,11 @@ def test_evaluator_reports_only_what_the_method_can_do(name, tmp_path):
     assert all(key in results.data for key in ("protocol", "test_sha256"))
 
 
-# The three ways to learn, each proved by the smallest method there is.
-
-
-class MeanByDescent(Descent, Samples):
-    """Learns the mean image by least squares."""
-
-    paper = "Least squares."
-
-    def __init__(self, image_shape=(1, 8, 8), lr: float = 0.5) -> None:
-        super().__init__(image_shape)
-        self.save_hyperparameters()
-        self.lr = lr
-        self.mean = nn.Parameter(torch.zeros(self.image_shape))
-
-    def loss(self, batch: Batch) -> Terms:
-        distance = (batch.x - self.mean).square().flatten(1).sum(1)
-        return {"loss": distance, "distance": distance}
-
-    def sample(self, n, *, generator=None):
-        return self.mean.detach().clamp(0, 1).expand(n, *self.image_shape)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), self.lr)
-
-
-class MatchingMeans(Game):
-    """Player `left` descends (left - right)^2, player `right` (right - mean)^2: a game with one answer."""
-
-    paper = "A game."
-
-    def __init__(self, image_shape=(1, 8, 8), clip: float | None = None) -> None:
-        super().__init__(image_shape)
-        self.save_hyperparameters()
-        self.clip = clip
-        self.left, self.right = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-        self.seen: list[tuple[bool, bool]] = []
-
-    def players(self):
-        return {"left": self.left, "right": self.right}
-
-    def left_loss(self, target):
-        return {"loss": (self.left.weight - self.right.weight).square().sum() + 0 * target}
-
-    def right_loss(self, target):
-        return {"loss": (self.right.weight + 0 * self.left.weight - target).square().sum()}
-
-    def training_step(self, batch, batch_idx):
-        before = self.left.weight.detach().clone()
-        self.descend("right", self.right_loss, batch.x.mean(), clip=self.clip)
-        self.seen.append((torch.equal(before, self.left.weight), self.left.weight.grad is None))
-        self.descend("left", self.left_loss, batch.x.mean(), clip=self.clip)
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(player.parameters(), 0.2) for player in self.players().values()]
-
-
-class MeanInOnePass(ClosedForm):
-    """The mean image, exactly."""
-
-    paper = "Arithmetic."
-
-    def __init__(self, image_shape=(1, 8, 8)) -> None:
-        super().__init__(image_shape)
-        self.save_hyperparameters()
-        self.register_buffer("total", torch.zeros(self.image_shape, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.mean = nn.Parameter(torch.zeros(self.image_shape, dtype=torch.float64))
-
-    def statistics(self):
-        return [self.total, self.count]
-
-    def absorb(self, batch):
-        self.total += batch.x.double().sum(0)
-        self.count += len(batch.x)
-
-    def settle(self):
-        self.mean.copy_(self.total / self.count)
-        return {"train/count": self.count}
-
-
-def test_a_descent_descends(digits):
-    method = MeanByDescent(lr=0.1)
-    trainer(max_epochs=8).fit(method, datamodule=Digits(binarize="none"))
-    expected = Digits(binarize="none").mean_image()
-    assert (method.mean - expected).abs().max() < 0.1
-    assert float(method.trainer.callback_metrics["val/distance"]) < 10
-
-
-def test_a_game_moves_one_player_at_a_time_and_reaches_its_answer():
-    method = MatchingMeans()
-    trainer(max_epochs=2).fit(method, datamodule=Digits(binarize="none"))
-    assert all(unmoved for unmoved, _ in method.seen)
-    assert method.seen[0] == (True, True)
-    mean = float(Digits(binarize="none").mean_image().mean())
-    assert method.right.weight.item() == pytest.approx(mean, abs=0.02)
-    assert method.left.weight.item() == pytest.approx(mean, abs=0.05)
-    assert all(p.requires_grad for p in method.parameters())
-    metrics = method.trainer.callback_metrics
-    assert {"train/left_loss", "train/right_loss"} <= metrics.keys()
-
-
-class Halving(Game):
-    """Player `one` halves its weight's distance to 1 three times a round; `two` looks on, then learns it."""
-
-    paper = "A game of mixed precision."
-
-    def __init__(self, image_shape=(1, 8, 8)) -> None:
-        super().__init__(image_shape)
-        self.save_hyperparameters()
-        self.one, self.two = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
-
-    def players(self):
-        return {"one": self.one, "two": self.two}
-
-    def training_step(self, batch, batch_idx):
-        x = torch.ones(1, 1, device=self.device)
-        with torch.no_grad():
-            self.two(x), self.one(x)
-        for _ in range(3):
-            self.descend("one", lambda: {"loss": (self.one(x).float() - 1).square()})
-        self.descend("two", lambda: {"loss": (self.two(x) - self.one(x).detach()).float().square()})
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(player.parameters(), 0.25) for player in self.players().values()]
-
-
-def test_a_game_in_mixed_precision_sees_every_step_and_learns_what_was_looked_at_without_gradient():
-    """Autocast keeps low-precision copies of weights until the step ends: stale ones, or without gradient."""
-    method = Halving()
-    with torch.no_grad():
-        method.one.weight.fill_(0.0)
-        method.two.weight.fill_(0.0)
-    loader = Repeated(batch())
-    trainer(precision="bf16-mixed").fit(method, loader, loader)
-    assert method.one.weight.item() == pytest.approx(7 / 8, abs=0.01)
-    assert method.two.weight.item() == pytest.approx(7 / 16, abs=0.01)
-
-
-def test_a_game_clips_the_gradient_norm():
-    method = MatchingMeans(clip=1e-3)
-    start = method.right.weight.item()
-    trainer(limit_train_batches=1).fit(method, datamodule=Digits())
-    assert 0 < abs(method.right.weight.item() - start) <= 0.2 * 1e-3 * 1.01
-
-
-def test_a_closed_form_is_exact_after_one_pass_however_many_epochs_are_asked_for():
-    method = MeanInOnePass()
-    data = Digits(binarize="none")
-    trainer(max_epochs=5).fit(method, datamodule=data)
-    assert int(method.count) == len(data.split("train").y)
-    assert int(method.trainer.callback_metrics["train/count"]) == len(data.split("train").y)
-    assert method.trainer.current_epoch == 1
-    assert torch.allclose(method.mean, data.split("train").x.double().mean(0), atol=1e-12)
-
-
-def test_a_closed_form_of_many_passes_forgets_the_last_one_at_the_start_of_the_next(monkeypatch):
-    monkeypatch.setattr(MeanInOnePass, "passes", None)
-    method = MeanInOnePass()
-    data = Digits(binarize="none")
-    trainer(max_epochs=3).fit(method, datamodule=data)
-    assert int(method.count) == len(data.split("train").y)
-    assert method.trainer.current_epoch == 3
-
-
-def test_all_methods_on_two_processes():
-    """Equal state on both, but for what is declared or batch norms keep; for the closed form sums of both."""
-    script = Path(__file__).parent / "two_processes.py"
-    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    learnt = {name: values for name, *values in map(str.split, result.stdout.splitlines())}
-    mean = Digits(binarize="none").mean_image().mean().item()
-    for cls in (MeanByDescent, MatchingMeans, MeanInOnePass):
-        one, two = learnt[cls.__name__]
-        assert one == two
-        assert float(one) == pytest.approx(mean, abs=0.02)
+def test_all_methods_on_two_processes(two_processes):
+    """Equal state on both, but for what is declared or batch norms keep."""
+    learnt = {name: values for name, *values in map(str.split, two_processes("methods"))}
     for name in ALL:
         assert learnt[name] == ["0.0", "0.0"], f"{name} has another state on the second process"
-
-
-def test_epochs_are_counted_in_batches_for_a_game_with_two_optimizers():
-    method = MatchingMeans()
-    trainer(max_epochs=2).fit(method, datamodule=Digits())
-    assert method.epochs_done == pytest.approx(2.0)
-
-
-@pytest.mark.parametrize("cls", [MeanByDescent, MatchingMeans])
-def test_a_term_that_is_not_finite_stops_the_run_with_its_name_and_batch(cls):
-    method = cls()
-    with torch.no_grad():
-        next(iter(method.parameters())).fill_(float("nan"))
-    before = state(copy.deepcopy(method))
-    with pytest.raises(NonFiniteError, match=r"loss = nan.* at batch 0 \(epoch 0\)"):
-        trainer().fit(method, datamodule=Digits())
-    assert torch.equal(
-        torch.stack([v.isnan().all() for v in before.values()]),
-        torch.stack([v.isnan().all() for v in method.state_dict().values()]),
-    )
 
 
 @pytest.mark.parametrize("shape", [(), (1, 28), (1, 0, 28), (1, -1, 2)])
@@ -643,13 +376,3 @@ def test_impossible_shapes_are_refused(shape):
     for cls in (MeanByDescent, *map(zoo.method_class, ALL)):
         with pytest.raises(UsageError, match="image_shape must be three positive integers"):
             cls(image_shape=shape)
-
-
-def test_a_method_refuses_pixels_it_cannot_score():
-    assert not issubclass(Method, Samples)
-    with pytest.raises(UsageError, match="VAE needs binary pixels, the data are real"):
-        trainer().fit(tiny("VAE"), datamodule=Digits(binarize="none"))
-    with pytest.raises(UsageError, match="VAE needs deq pixels, the data are real"):
-        trainer().fit(tiny("VAE", likelihood="gaussian_learned"), datamodule=Digits(binarize="none"))
-    with pytest.raises(UsageError, match=r"image_shape must match the data: VAE has \(1, 9, 9\)"):
-        trainer().fit(tiny("VAE", (1, 9, 9)), datamodule=Digits())

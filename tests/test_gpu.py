@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from conftest import suited_digits, tiny
-from test_contract import ALL, state, trainer
+from support import ALL, state, suited_digits, tiny, trainer
 
 from zoo.contract.capabilities import Scores
 from zoo.data.sets import Digits

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from conftest import suited_digits, tiny
-from test_contract import having, trainer
+from support import having, suited_digits, tiny, trainer
 
 from zoo.contract.capabilities import Emits, Energies, Normalises, Samples, Scores
 from zoo.data.sets import Digits

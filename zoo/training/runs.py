@@ -26,6 +26,7 @@ def quieten() -> None:
         ".*does not have many workers.*",
         ".*LeafSpec.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*Experiment logs directory .* exists and is not empty.*",
         ".*The number of training batches.*",
         ".*Total length of .list. across ranks is zero.*",
         ".*`broadcast_buffers` is deprecated.*",

@@ -1,0 +1,185 @@
+"""Published checkpoints: that what lies in the repository is what its cards say."""
+
+import re
+import shlex
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from support import ROOT
+
+import zoo
+from zoo import from_pretrained
+from zoo.cli.light import run
+from zoo.cli.verbs.scoring import score
+from zoo.contract.about import departures
+from zoo.contract.capabilities import Side
+from zoo.contract.saved import weights_sha256
+from zoo.errors import UsageError
+from zoo.files import sha256
+from zoo.hub import CONFIG, METRICS, WEIGHTS, recipe_files, registry
+from zoo.publishing import cards
+from zoo.publishing.checkpoints import (
+    CARD,
+    DRAWS,
+    MAX_BYTES,
+    TRAINING,
+    checkpoints,
+    collect,
+    drawn_again,
+    first_draws,
+    over_seeds,
+    spread,
+)
+from zoo.publishing.readme import with_tables
+from zoo.publishing.references import references
+from zoo.scores.results import Number, Protocol, Results
+
+PUBLISHED = checkpoints()
+TOTAL_BYTES = 150_000_000
+
+
+@pytest.fixture(scope="module")
+def collected(digits_run, tmp_path_factory):
+    return collect("vae-digits", digits_run, [digits_run], tmp_path_factory.mktemp("shelf"))
+
+
+def test_a_finished_run_becomes_a_folder_like_a_hub_repository(collected, digits_run):
+    names = {path.name for path in collected.folder.iterdir()}
+    pictures = {f"{n}.png" for n in ("samples", "nearest", "reconstructions", "interpolations", "traversals")}
+    assert names == {CONFIG, WEIGHTS, METRICS, TRAINING, DRAWS, "seeds.json"} | pictures
+    assert (collected.folder / WEIGHTS).read_bytes() == (digits_run / "model" / WEIGHTS).read_bytes()
+    assert collected.results == Results.read(digits_run / "results.json")
+    assert yaml.safe_load((collected.folder / TRAINING).read_text())["trainer"]["max_epochs"] == 3
+    method = from_pretrained(collected.folder)
+    assert torch.equal(first_draws(method), collected.draws)
+    assert weights_sha256(method) == collected.results.weights_sha256
+
+
+def test_seeds_of_one_run_twice_have_no_spread(collected):
+    assert len(collected.seeds) == len(collected.results.numbers)
+    for key, values in collected.seeds.items():
+        assert values == [collected.results.numbers[key].value] * 2
+        assert spread(values) == (values[0], 0.0)
+
+
+def test_spread_is_the_deviation_of_a_sample():
+    assert spread([1.0, 2.0, 3.0]) == (2.0, 1.0)
+
+
+def test_collecting_again_replaces_the_folder(collected, digits_run):
+    (collected.folder / "old.txt").write_text("of an earlier one")
+    again = collect("vae-digits", digits_run, [digits_run], collected.folder.parent)
+    assert not (again.folder / "old.txt").exists()
+    assert [path.name for path in collected.folder.parent.iterdir()] == ["vae-digits"]
+
+
+def test_an_unfinished_run_and_large_weights_are_refused(digits_run, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / "run")
+    with (run / "model" / WEIGHTS).open("ab") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(UsageError, match=f"at most {MAX_BYTES} bytes, x has {MAX_BYTES + 1}"):
+        collect("x", run, root=tmp_path / "shelf")
+    (run / "results.json").unlink()
+    with pytest.raises(UsageError, match="must be finished and scored"):
+        collect("x", run, root=tmp_path / "shelf")
+    assert not (tmp_path / "shelf").exists()
+
+
+def test_a_card_states_every_number_with_side_protocol_and_command(collected):
+    text = cards.card(collected)
+    for key, number in collected.results.numbers.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {key.removeprefix('test/')} |"))
+        assert str(number) in row
+        assert number.unit in row
+        place = re.search(r"\| (\d+) \|$", row)[1]
+        assert f"{place}. {number.protocol}" in text
+    assert "`python -m zoo score vae-digits`" in text
+    assert "`python -m zoo reproduce vae-digits --seeds 2`" in text
+    assert departures(zoo.method_class("VAE")) in text
+    metadata = yaml.safe_load(text.split("---")[1])
+    listed = metadata["model-index"][0]["results"][0]["metrics"]
+    assert {entry["type"]: entry["value"] for entry in listed} == {
+        key: number.value for key, number in collected.results.numbers.items()
+    }
+
+
+def test_references_name_recipes_and_sides():
+    for reference in references():
+        assert reference.slug in recipe_files()
+        assert reference.kind in ("paper", "public", "target")
+        assert isinstance(reference.side, Side)
+        assert reference.metric.startswith("test/")
+
+
+def test_the_repository_holds_small_checkpoints_of_every_method():
+    assert {one.config["class"] for one in PUBLISHED.values()} == set(zoo.METHODS)
+    sizes = {slug: sum(f.stat().st_size for f in one.folder.iterdir()) for slug, one in PUBLISHED.items()}
+    assert sum(sizes.values()) <= TOTAL_BYTES
+    assert set(registry()) == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("slug", sorted(PUBLISHED))
+def test_a_published_checkpoint_is_what_it_says(slug):
+    one = PUBLISHED[slug]
+    assert {CONFIG, WEIGHTS, METRICS, TRAINING, CARD, DRAWS, "samples.png"} <= {
+        p.name for p in one.folder.iterdir()
+    }
+    assert registry()[slug]["sha256"] == {name: sha256(one.folder / name) for name in (CONFIG, WEIGHTS)}
+    assert (one.folder / WEIGHTS).stat().st_size <= MAX_BYTES
+    assert all(
+        t.dtype == torch.float32 or not t.is_floating_point()
+        for t in load_file(one.folder / WEIGHTS).values()
+    )
+    assert "/tmp" not in (one.folder / TRAINING).read_text()
+    method = zoo.from_pretrained(one.folder)
+    assert not method.training
+    assert weights_sha256(method) == one.results.weights_sha256
+    same, difference = drawn_again(one)
+    assert same, difference
+    assert (one.folder / CARD).read_text() == cards.card(one)
+
+
+def test_the_index_is_generated():
+    assert (ROOT / cards.INDEX).read_text() == cards.index(PUBLISHED)
+    readme = (ROOT / "README.md").read_text()
+    assert readme == with_tables(readme, PUBLISHED)
+
+
+def test_every_command_of_the_tour_in_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    tour = (ROOT / "README.md").read_text().split("## Five minutes")[1].split("```bash\n")[1].split("```")[0]
+    commands = [line for line in tour.splitlines() if line]
+    assert len(commands) >= 8
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        assert words[:3] == ["python", "-m", "zoo"]
+        run(words[3:])
+    assert {"samples.png", "film.gif", "repaired.png", "nearest.png", "traversals.png", "board"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    capsys.readouterr()
+
+
+def test_quick_numbers_come_out_of_the_weights_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    slugs = [slug for slug in PUBLISHED if slug.endswith("-digits")]
+    folders = [str(PUBLISHED[slug].folder) for slug in slugs]
+    score(folders, ["fid", "parzen", "neighbourhoods"], out=str(tmp_path))
+    for slug in slugs:
+        now, recorded = Results.read(tmp_path / f"{slug}.json").numbers, PUBLISHED[slug].results.numbers
+        assert "test/fid" in now
+        for key, number in now.items():
+            assert number.protocol == recorded[key].protocol
+            low, high = recorded[key].interval
+            assert low <= number.value <= high, f"{key} of {slug}"
+
+
+def test_the_deviation_over_seeds_stands_in_the_place_of_a_smaller_error():
+    number = Number(1.0, "nats", Side.LOWER, Protocol("p", "q"), 0.5)
+    assert str(over_seeds(number, [1.0, 2.0, 3.0])) == ">= 2.0 ± 1.0"
+    assert str(over_seeds(number, [1.0, 1.1, 1.2])) == ">= 1.10 ± 0.50"
+    assert over_seeds(number, []) is number
