@@ -25,19 +25,19 @@ from zoo.data.sets import Digits
 ROOT = Path(__file__).parent.parent
 TINY: dict[str, dict] = {
     "VAE": {"latent_dim": 4, "hidden_dims": (16,)},
-    "RBM": {"num_hidden": 6, "algorithm": "pcd", "num_chains": 5, "fast_lr": 0.01, "sample_steps": 20},
+    "RBM": {"num_hidden": 6, "algorithm": "pcd", "num_chains": 5, "fast_lr": 0.01, "walk_steps": 20},
     "DBN": {
         "hidden_dims": (7, 6, 5),
         "pretrain_epochs": (1, 1, 1),
         "updown_steps": (1,),
-        "sample_steps": 20,
+        "walk_steps": 20,
         "num_starts": 3,
     },
     "LabelDBN": {
         "hidden_dims": (7, 6, 5),
         "pretrain_epochs": (1, 1, 1),
         "updown_steps": (1,),
-        "sample_steps": 20,
+        "walk_steps": 20,
     },
     "Diffusion": {
         "num_steps": 6,

@@ -14,7 +14,8 @@ from zoo.data.sets import Digits
 from zoo.data.toys import ROLL_RADIUS, Heartbeat, SwissRoll
 from zoo.errors import UsageError
 from zoo.methods.chains.diffusion import Diffusion
-from zoo.methods.chains.shared.betas import Betas, bumps
+from zoo.methods.chains.shared.betas import NoiseSchedule as Betas
+from zoo.methods.chains.shared.betas import bumps
 from zoo.methods.chains.shared.kernels import BinomialChain, GaussianChain
 from zoo.methods.chains.shared.products import Kernel
 

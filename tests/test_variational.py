@@ -201,7 +201,7 @@ class FreeGaussian(nn.Module):
 
 def toy_gradients(objective, mean, log_sigma, num_images, num_samples=8):
     """Per-draw gradient of the bound of N(z; 0, 1) N(1.5; z, 0.7^2) in q's (mean, log sigma): [2, images]."""
-    iwae = IWAE((1, 1, 1), num_samples, objective, latent_dims=(1,), hidden_dims=(1,))
+    iwae = IWAE((1, 1, 1), num_samples=num_samples, objective=objective, latent_dims=(1,), hidden_dims=(1,))
     iwae.encoders[0] = FreeGaussian(mean, log_sigma, num_images)
     iwae.likelihood = lambda z: Independent(Normal(z[..., None, None], 0.7), 3)
     bound = -iwae.loss(batch_of(torch.full((num_images, 1, 1, 1), 1.5)))["loss"]
@@ -277,7 +277,7 @@ def test_kl_has_the_closed_form_gradient_in_mean_and_log_variance():
 @pytest.mark.parametrize("term", ["rate", "distortion", "elbo"])
 def test_vae_terms_agree_with_finite_differences_in_float64(kl, term, monkeypatch):
     exact = LinearGaussian()
-    vae = with_networks_of(VAE((1, 2, 3), 2, kl=kl, num_samples=2), exact, monkeypatch)
+    vae = with_networks_of(VAE((1, 2, 3), latent_dim=2, kl=kl, num_samples=2), exact, monkeypatch)
     x = exact.data(2)
 
     def value(mean, log_variance):
@@ -327,7 +327,7 @@ def test_exact_posterior_gives_the_exact_likelihood_on_every_draw(num_samples):
 
 def test_vae_with_the_exact_posterior_reports_the_exact_likelihood(monkeypatch):
     exact = LinearGaussian()
-    vae = with_networks_of(VAE((1, 2, 3), 2, kl="monte_carlo"), exact, monkeypatch)
+    vae = with_networks_of(VAE((1, 2, 3), latent_dim=2, kl="monte_carlo"), exact, monkeypatch)
     x = exact.data(20)
     for _ in range(3):
         terms = vae.loss(batch_of(x))
@@ -337,7 +337,7 @@ def test_vae_with_the_exact_posterior_reports_the_exact_likelihood(monkeypatch):
 
 def test_vae_with_analytic_kl_and_the_exact_posterior_is_exact_in_expectation(monkeypatch):
     exact = LinearGaussian()
-    vae = with_networks_of(VAE((1, 2, 3), 2, num_samples=1), exact, monkeypatch)
+    vae = with_networks_of(VAE((1, 2, 3), latent_dim=2, num_samples=1), exact, monkeypatch)
     x = exact.data(4).repeat(5000, 1, 1, 1)
     gap = (vae.loss(batch_of(x))["elbo"] - exact.marginal(x)).reshape(5000, 4)
     error = gap.std(0) / math.sqrt(5000)
@@ -348,7 +348,9 @@ def test_vae_with_analytic_kl_and_the_exact_posterior_is_exact_in_expectation(mo
 @pytest.mark.parametrize("objective", ["iwae", "dreg", "vae"])
 def test_iwae_with_the_exact_posterior_reports_the_exact_likelihood(objective, monkeypatch):
     exact = LinearGaussian()
-    iwae = with_networks_of(IWAE((1, 2, 3), 7, objective, (2,)), exact, monkeypatch)
+    iwae = with_networks_of(
+        IWAE((1, 2, 3), num_samples=7, objective=objective, latent_dims=(2,)), exact, monkeypatch
+    )
     monkeypatch.setattr(iwae, "_posterior", lambda x, layers: exact.posterior(x))
     x = exact.data(20)
     terms = iwae.loss(batch_of(x))
@@ -763,7 +765,7 @@ def test_bernoulli_log_density_sums_over_pixels():
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", *GAUSSIANS])
 def test_output_bias_starts_at_the_logit_of_the_clipped_mean_image(likelihood):
-    vae = VAE((1, 2, 2), 3, (6,), likelihood=likelihood)
+    vae = VAE((1, 2, 2), latent_dim=3, hidden_dims=(6,), likelihood=likelihood)
     vae.pixels.start_at(torch.tensor([[[0.0, 0.25], [0.5, 1.0]]]))
     expected = torch.tensor([math.log(0.001 / 0.999), math.log(1 / 3), 0.0, math.log(0.999 / 0.001)])
     torch.testing.assert_close(vae.pixels.mean_logits.linear.bias.detach(), expected)
@@ -821,7 +823,7 @@ def test_weights_start_glorot_or_he_uniform_and_biases_at_zero(activation):
 
 
 def test_iwae_descends_with_adam_as_in_the_paper_and_its_tripling_schedule():
-    method = IWAE((1, 2, 2), 2, latent_dims=(2,), hidden_dims=(3,))
+    method = IWAE((1, 2, 2), num_samples=2, latent_dims=(2,), hidden_dims=(3,))
     method.trainer = SimpleNamespace(max_epochs=3280)
     settings = method.configure_optimizers()
     optimizer, scheduler = settings["optimizer"], settings["lr_scheduler"]
