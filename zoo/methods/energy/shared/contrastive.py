@@ -85,7 +85,7 @@ class Contrastive(Descent):
         """Set the epoch's step size and momentum."""
         super().on_train_epoch_start()
         epoch, length = self.stretch()
-        factor = falling(epoch, length) if self.lr_schedule == "linear" else 1.0
+        factor = falling(float(epoch), float(length)) if self.lr_schedule == "linear" else 1.0
         momentum = self.momentum if epoch < self.momentum_epochs else self.momentum_final
         for group in self.trainer.optimizers[0].param_groups:
             group |= {"lr": self.step_size() * factor, "momentum": momentum}
