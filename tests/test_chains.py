@@ -14,8 +14,7 @@ from zoo.data.sets import Digits
 from zoo.data.toys import ROLL_RADIUS, Heartbeat, SwissRoll
 from zoo.errors import UsageError
 from zoo.methods.chains.diffusion import Diffusion
-from zoo.methods.chains.shared.betas import NoiseSchedule as Betas
-from zoo.methods.chains.shared.betas import bumps
+from zoo.methods.chains.shared.betas import NoiseSchedule, bumps
 from zoo.methods.chains.shared.kernels import BinomialChain, GaussianChain
 from zoo.methods.chains.shared.products import Kernel
 
@@ -37,7 +36,7 @@ class Nothing(nn.Module):
 class ExactGaussian(GaussianChain):
     """The reverse chain of N(0, s^2) data."""
 
-    def __init__(self, betas: Betas, variance: float = 1.0) -> None:
+    def __init__(self, betas: NoiseSchedule, variance: float = 1.0) -> None:
         super().__init__(betas, Nothing(2), "released")
         self.variance = variance
 
@@ -51,7 +50,7 @@ class ExactGaussian(GaussianChain):
 class ExactHeartbeat(nn.Module):
     """Logits of p(x_0 = 1|x_t), by enumeration of the five phases."""
 
-    def __init__(self, betas: Betas, activity: float) -> None:
+    def __init__(self, betas: NoiseSchedule, activity: float) -> None:
         super().__init__()
         self.chain = BinomialChain(betas, Nothing(1), activity)
 
@@ -66,7 +65,7 @@ class ExactHeartbeat(nn.Module):
 
 
 def heartbeat_chain(num_steps: int, activity: float = 0.2) -> BinomialChain:
-    betas = Betas("harmonic", num_steps, 3)
+    betas = NoiseSchedule("harmonic", num_steps, 3)
     return BinomialChain(betas, ExactHeartbeat(betas, activity), activity)
 
 
@@ -79,7 +78,7 @@ def steps(t: int, n: int = 1) -> torch.Tensor:
 
 @pytest.mark.parametrize("num_steps", [2, 40, 2000])
 def test_the_harmonic_schedule_takes_away_as_much_at_every_step(num_steps):
-    betas = Betas("harmonic", num_steps, 3)()
+    betas = NoiseSchedule("harmonic", num_steps, 3)()
     kept = (1 - betas).cumprod(0)
     t = torch.arange(1, num_steps + 1, dtype=torch.float64)
     torch.testing.assert_close(kept, (num_steps - t) / num_steps, rtol=0, atol=1e-12)
@@ -88,7 +87,7 @@ def test_the_harmonic_schedule_takes_away_as_much_at_every_step(num_steps):
 @pytest.mark.parametrize("schedule", ["harmonic", "linear", "learnt"])
 def test_gaussian_states_step_by_step_are_those_of_the_closed_form(schedule):
     torch.manual_seed(0)
-    chain, n, total = ExactGaussian(Betas(schedule, 20, 3)).requires_grad_(False), 200_000, 20
+    chain, n, total = ExactGaussian(NoiseSchedule(schedule, 20, 3)).requires_grad_(False), 200_000, 20
     x = start = torch.full((n, 1, 1, 1), 0.7)
     for t in range(1, total + 1):
         beta, kept, _ = chain.rates(steps(t))
@@ -115,11 +114,11 @@ def test_binomial_states_step_by_step_are_those_of_the_closed_form():
 
 
 def test_the_learnt_schedule_moves_all_but_its_first_step():
-    betas = Betas("learnt", 1000, 10).requires_grad_(False)
+    betas = NoiseSchedule("learnt", 1000, 10).requires_grad_(False)
     first = betas().clone()
     assert float(first[0]) == pytest.approx(2e-3, rel=1e-3)
     torch.testing.assert_close(first[1:], 1 / torch.linspace(1000, 2, 1000).double()[1:], rtol=1e-6, atol=0)
-    assert Betas("learnt", 40, 3, first=1e-3)()[0] == 1e-3
+    assert NoiseSchedule("learnt", 40, 3, first=1e-3)()[0] == 1e-3
     with torch.no_grad():
         betas.shift.fill_(0.5)
     torch.testing.assert_close(betas()[1:].logit(), first[1:].logit() + 0.5, rtol=1e-6, atol=1e-9)
@@ -141,7 +140,7 @@ def test_bumps_sum_to_one_and_are_centred_over_time():
 
 @pytest.mark.parametrize("t", [2, 10, 19])
 def test_the_gaussian_posterior_is_the_normalised_product(t):
-    chain = ExactGaussian(Betas("harmonic", 20, 3))
+    chain = ExactGaussian(NoiseSchedule("harmonic", 20, 3))
     x, x_t = torch.tensor(0.8).view(1, 1, 1, 1), torch.tensor(-0.3).view(1, 1, 1, 1)
     beta, _, before = (float(v) for v in chain.rates(steps(t)))
     grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
@@ -155,7 +154,7 @@ def test_the_gaussian_posterior_is_the_normalised_product(t):
 
 
 def test_the_posterior_of_the_first_step_is_the_image():
-    chain = ExactGaussian(Betas("linear", 20, 3))
+    chain = ExactGaussian(NoiseSchedule("linear", 20, 3))
     x = torch.randn(3, 1, 2, 2)
     found = chain.posterior(x, torch.randn_like(x), steps(1, 3))
     torch.testing.assert_close(found.mean, x)
@@ -187,7 +186,7 @@ def test_the_bound_of_standard_normal_data_is_exact(schedule, num_steps):
     """For every image, whatever the schedule; on average -2.0471 bits/dim."""
     torch.manual_seed(0)
     x = torch.randn(50, 1, 2, 2)
-    chain = GaussianChain(Betas(schedule, num_steps, 3), Nothing(2), "released").requires_grad_(False)
+    chain = GaussianChain(NoiseSchedule(schedule, num_steps, 3), Nothing(2), "released").requires_grad_(False)
     truth = torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1)
     noisy = torch.stack([chain.bound(x) for _ in range(50)])
     error = noisy.std(0) / math.sqrt(50) + 1e-4
@@ -198,7 +197,7 @@ def test_the_bound_of_standard_normal_data_is_exact(schedule, num_steps):
 
 def test_the_bound_of_narrow_normal_data():
     torch.manual_seed(0)
-    chain = ExactGaussian(Betas("linear", 1000, 3), 0.25)
+    chain = ExactGaussian(NoiseSchedule("linear", 1000, 3), 0.25)
     x = 0.5 * torch.randn(4000, 1, 1, 1)
     truth = torch.distributions.Normal(0.0, 0.5).log_prob(x).flatten(1).sum(1)
     bound = chain.bound(x)
@@ -209,7 +208,7 @@ def test_the_bound_of_narrow_normal_data():
 def test_the_bound_holds_for_data_of_another_moment():
     """Where the paper's shortcut of the entropies claims more than the truth."""
     torch.manual_seed(0)
-    chain = ExactGaussian(Betas("harmonic", 40, 3), 4.0)
+    chain = ExactGaussian(NoiseSchedule("harmonic", 40, 3), 4.0)
     x = 2 * torch.randn(20_000, 1, 1, 1)
     truth = torch.distributions.Normal(0.0, 2.0).log_prob(x).flatten(1).sum(1)
     gap = chain.bound(x) - truth
@@ -232,7 +231,7 @@ def test_heartbeat_baseline_and_first_entropy():
     assert float(chain.entropy(PHASES, kept).mean()) / BITS == pytest.approx(0.0439, abs=2e-4)
 
 
-@pytest.mark.parametrize("chain", [heartbeat_chain(12), ExactGaussian(Betas("linear", 12, 3), 0.5)])
+@pytest.mark.parametrize("chain", [heartbeat_chain(12), ExactGaussian(NoiseSchedule("linear", 12, 3), 0.5)])
 def test_one_step_at_random_estimates_the_sum_of_all(chain):
     torch.manual_seed(0)
     x = PHASES.repeat(4000, 1, 1, 1)
@@ -271,7 +270,7 @@ def test_a_density_of_pixels_counts_their_scale():
     torch.testing.assert_close(gain, inside - null)
 
 
-@pytest.mark.parametrize("chain", [heartbeat_chain(15), ExactGaussian(Betas("linear", 15, 3))])
+@pytest.mark.parametrize("chain", [heartbeat_chain(15), ExactGaussian(NoiseSchedule("linear", 15, 3))])
 def test_entropy_bounds_are_ordered(chain):
     lower, upper = chain.entropy_bounds(PHASES).T
     assert lower.shape == (14,)
@@ -279,7 +278,7 @@ def test_entropy_bounds_are_ordered(chain):
 
 
 def test_entropy_bounds_contain_the_entropy_of_a_gaussian_reverse_step():
-    chain = ExactGaussian(Betas("linear", 15, 3), 0.25)
+    chain = ExactGaussian(NoiseSchedule("linear", 15, 3), 0.25)
     bounds = chain.entropy_bounds(torch.zeros(1, 1, 1, 1))
     for step, (lower, upper) in zip(range(2, 16), bounds.tolist(), strict=True):
         variance = float(chain.reverse(torch.zeros(1, 1, 1, 1), steps(step)).variance)
@@ -292,7 +291,7 @@ def test_the_paper_s_form_of_the_kernel():
         def forward(self, x, t):
             return torch.cat((torch.full_like(x, 2.0), torch.full_like(x, 0.5)), 1)
 
-    betas = Betas("harmonic", 10, 3)
+    betas = NoiseSchedule("harmonic", 10, 3)
     x, beta = torch.randn(4, 1, 2, 2), 1 / 6
     logit = math.log(beta / (1 - beta))
     released = GaussianChain(betas, Ones(), "released").reverse(x, steps(5, 4))
@@ -310,7 +309,7 @@ def test_the_paper_s_form_of_the_kernel():
 
 @pytest.mark.parametrize(("kind", "ratio"), [("exact", 1.0), ("beta", 0.9999), ("posterior", 0.9911)])
 def test_the_variance_that_a_linear_reverse_chain_ends_with(kind, ratio):
-    chain = ExactGaussian(Betas("linear", 1000, 3))
+    chain = ExactGaussian(NoiseSchedule("linear", 1000, 3))
     one, variance = torch.ones(1, 1, 1, 1), 1.0
     for t in range(1000, 1, -1):
         kernel = chain.reverse(one, steps(t))
@@ -327,7 +326,7 @@ def test_the_variance_that_a_linear_reverse_chain_ends_with(kind, ratio):
 def test_drawn_chains_end_in_the_distribution_of_the_data():
     torch.manual_seed(0)
     method = begun("Diffusion", (1, 8, 8))
-    method.average.network = ExactGaussian(Betas("harmonic", 50, 3), 0.25)
+    method.average.network = ExactGaussian(NoiseSchedule("harmonic", 50, 3), 0.25)
     method.mean.fill_(0.5)
     method.std.fill_(0.1)
     x = (method.sample(2000) - 0.5) / 0.1
@@ -428,7 +427,7 @@ class Correlated(ExactGaussian):
 def test_a_clamped_chain_is_not_the_conditional():
     torch.manual_seed(0)
     method = Diffusion((1, 1, 2), num_steps=1000, schedule="linear", backbone="rbf")
-    method.average.network = Correlated(Betas("linear", 1000, 3))
+    method.average.network = Correlated(NoiseSchedule("linear", 1000, 3))
     method.std.fill_(0.05)
     method.mean.fill_(0.5)
     x = torch.full((4000, 1, 1, 2), 0.55)
@@ -441,7 +440,7 @@ def test_a_clamped_chain_is_not_the_conditional():
 def standard_normal_plane(**options) -> Diffusion:
     """The exact chain of N(0, I) in two pixels of mean 0.5 and standard deviation 0.05."""
     method = Diffusion((1, 1, 2), num_steps=200, backbone="rbf", **options)
-    method.average.network = ExactGaussian(Betas("harmonic", 200, 3))
+    method.average.network = ExactGaussian(NoiseSchedule("harmonic", 200, 3))
     method.std.fill_(0.05)
     method.mean.fill_(0.5)
     return method

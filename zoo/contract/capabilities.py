@@ -178,6 +178,10 @@ class Infers(Encodes):
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
         """E_q[z|x] of every stochastic layer, the one next to the pixels first; each [B, D_l]."""
 
+    def encode(self, x: Images) -> Codes:
+        """The top layer's posterior means, [B, D]."""
+        return self.posterior_means(x)[-1]
+
 
 class Decodes(ABC):
     """Turns codes into images."""

@@ -85,8 +85,7 @@ class PCA(ClosedForm, Samples, Scores, Infers, Decodes, Reconstructs):
         require(solvable, f"latent_dim: null needs solver: eigh, got solver: {solver}")
         self.dim, self.latent_dim, self.solver = dim, latent_dim, solver
         units = latent_dim or dim - 1
-        # A start near the pixels keeps the moments about it exact to 1e-15.
-        self.mean = nn.Parameter(torch.full((dim,), MID_GREY))
+        self.mean = nn.Parameter(torch.full((dim,), MID_GREY))  # near: moments about it are exact to 1e-15
         self.weight = nn.Parameter(torch.randn(dim, units) / math.sqrt(dim))
         self.log_noise = nn.Parameter(torch.zeros(()))
         self.register_buffer("smallest_eigenvalue", torch.ones(()))
@@ -131,9 +130,6 @@ class PCA(ClosedForm, Samples, Scores, Infers, Decodes, Reconstructs):
     @torch.no_grad()
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
         return (self._posterior(self._centred(x))[0].float(),)
-
-    def encode(self, x: Images) -> Codes:
-        return self.posterior_means(x)[-1]
 
     @torch.no_grad()
     def decode(self, z: Codes) -> Images:

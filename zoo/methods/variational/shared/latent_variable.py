@@ -110,9 +110,6 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
         return (self.posterior(x).mean,)
 
-    def encode(self, x: Images) -> Codes:
-        return self.posterior_means(x)[-1]
-
     @torch.no_grad()
     def decode(self, z: Codes) -> Images:
         return self._picture(z)
