@@ -37,7 +37,7 @@ from zoo.parts.estimators import psnr
 from zoo.parts.networks.average import evaluated
 from zoo.parts.networks.convolutional import ConvDecoder, halvings, start_dcgan
 from zoo.parts.optimizers import LazyAdam
-from zoo.parts.schedules import scheduled
+from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
 
 RIDGE = 1.0
@@ -116,7 +116,8 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         self.laplacian_weight, self.squared_weight = laplacian_weight, squared_weight
         self.encode_steps, self.encode_lr = encode_steps, encode_lr
         self.optimizer_name, self.lr, self.code_lr = optimizer, lr, code_lr
-        self.lr_final_share, self.lr_schedule = lr_final_share, lr_schedule
+        self.lr_final_share = lr_final_share
+        self.lr_schedule: Schedule = lr_schedule
         self.generator = ConvDecoder(latent_dim, self.image_shape, channels, fc_dim)
         start_dcgan(self.generator)
         self.pyramid = LaplacianPyramid(levels)

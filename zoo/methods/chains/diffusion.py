@@ -115,8 +115,8 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
             f"backbone: unet needs even sides of at least 6, got {self.image_shape}",
         )
         self.kernel, self.repair_schedule = kernel, repair_schedule
-        self.optimizer_name, self.lr = optimizer, lr
-        self.lr_final_share, self.lr_schedule = lr_final_share, lr_schedule
+        self.optimizer_name, self.lr, self.lr_final_share = optimizer, lr, lr_final_share
+        self.lr_schedule: Schedule = lr_schedule
         maps = 2 if gaussian else 1
         network = {
             "multiscale": partial(
