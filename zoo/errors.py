@@ -1,7 +1,11 @@
 """What a user is told: one line that says what, the rule, and the value."""
 
 import re
+from collections.abc import Sequence
 from typing import NoReturn
+
+Setting = int | float | Sequence[int | float]
+"""A number, or several that keep the same rule."""
 
 
 class UsageError(ValueError):
@@ -24,6 +28,57 @@ def require(condition: bool, message: str) -> None:
     """
     if not condition:
         raise UsageError(message)
+
+
+def at_least(least: int | float, **settings: Setting) -> None:
+    """Refuse settings, each a number or several, below the least they may be.
+
+    Args:
+        least: The least.
+        settings: By name, as in `at_least(1, num_hidden=num_hidden)`. Of several numbers the smallest is
+            looked at; the smallest of none is 0.
+
+    Raises:
+        UsageError: As in `num_hidden must be at least 1, got 0`.
+    """
+    for name, value in settings.items():
+        smallest = min(_numbers(value), default=0)
+        require(smallest >= least, f"{name} must be at least {least}, got {smallest}")
+
+
+def positive(**settings: Setting) -> None:
+    """Refuse settings, each a number or several, that are not above 0.
+
+    Raises:
+        UsageError: As in `lr must be positive, got -1.0`.
+    """
+    for name, value in settings.items():
+        require(min(_numbers(value), default=0) > 0, f"{name} must be positive, got {value}")
+
+
+def not_negative(**settings: Setting) -> None:
+    """Refuse settings, each a number or several, below 0.
+
+    Raises:
+        UsageError: As in `pad must not be negative, got -2`.
+    """
+    for name, value in settings.items():
+        require(min(_numbers(value), default=0) >= 0, f"{name} must not be negative, got {value}")
+
+
+def share(**settings: Setting) -> None:
+    """Refuse settings, each a number or several, that are not a share of less than the whole.
+
+    Raises:
+        UsageError: As in `momentum must be at least 0 and below 1, got 1.0`.
+    """
+    for name, value in settings.items():
+        for number in _numbers(value):
+            require(0 <= number < 1, f"{name} must be at least 0 and below 1, got {number}")
+
+
+def _numbers(value: Setting) -> Sequence[int | float]:
+    return value if isinstance(value, Sequence) else (value,)
 
 
 class OneLine:

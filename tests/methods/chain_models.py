@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from zoo.methods.chains.shared.betas import Betas
+from zoo.methods.chains.shared.betas import NoiseSchedule
 from zoo.methods.chains.shared.kernels import BinomialChain, GaussianChain
 from zoo.methods.chains.shared.products import Kernel
 
@@ -27,7 +27,7 @@ class Nothing(nn.Module):
 class ExactGaussian(GaussianChain):
     """The reverse chain of N(0, s^2) data."""
 
-    def __init__(self, betas: Betas, variance: float = 1.0) -> None:
+    def __init__(self, betas: NoiseSchedule, variance: float = 1.0) -> None:
         super().__init__(betas, Nothing(2), "released")
         self.variance = variance
 
@@ -41,7 +41,7 @@ class ExactGaussian(GaussianChain):
 class ExactHeartbeat(nn.Module):
     """Logits of p(x_0 = 1|x_t), by enumeration of the five phases."""
 
-    def __init__(self, betas: Betas, activity: float) -> None:
+    def __init__(self, betas: NoiseSchedule, activity: float) -> None:
         super().__init__()
         self.chain = BinomialChain(betas, Nothing(1), activity)
 
@@ -56,7 +56,7 @@ class ExactHeartbeat(nn.Module):
 
 
 def heartbeat_chain(num_steps: int, activity: float = 0.2) -> BinomialChain:
-    betas = Betas("harmonic", num_steps, 3)
+    betas = NoiseSchedule("harmonic", num_steps, 3)
     return BinomialChain(betas, ExactHeartbeat(betas, activity), activity)
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from chain_models import ExactGaussian, heartbeat_chain, steps
 
-from zoo.methods.chains.shared.betas import Betas
+from zoo.methods.chains.shared.betas import NoiseSchedule
 
 
 @pytest.mark.parametrize("schedule", ["harmonic", "linear", "learnt"])
 def test_gaussian_states_step_by_step_are_those_of_the_closed_form(schedule):
     torch.manual_seed(0)
-    chain, n, total = ExactGaussian(Betas(schedule, 20, 3)).requires_grad_(False), 200_000, 20
+    chain, n, total = ExactGaussian(NoiseSchedule(schedule, 20, 3)).requires_grad_(False), 200_000, 20
     x = start = torch.full((n, 1, 1, 1), 0.7)
     for t in range(1, total + 1):
         beta, kept, _ = chain.rates(steps(t))
@@ -43,7 +43,7 @@ def test_binomial_states_step_by_step_are_those_of_the_closed_form():
 
 @pytest.mark.parametrize("t", [2, 10, 19])
 def test_the_gaussian_posterior_is_the_normalised_product(t):
-    chain = ExactGaussian(Betas("harmonic", 20, 3))
+    chain = ExactGaussian(NoiseSchedule("harmonic", 20, 3))
     x, x_t = torch.tensor(0.8).view(1, 1, 1, 1), torch.tensor(-0.3).view(1, 1, 1, 1)
     beta, _, before = (float(v) for v in chain.rates(steps(t)))
     grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
@@ -57,7 +57,7 @@ def test_the_gaussian_posterior_is_the_normalised_product(t):
 
 
 def test_the_posterior_of_the_first_step_is_the_image():
-    chain = ExactGaussian(Betas("linear", 20, 3))
+    chain = ExactGaussian(NoiseSchedule("linear", 20, 3))
     x = torch.randn(3, 1, 2, 2)
     found = chain.posterior(x, torch.randn_like(x), steps(1, 3))
     torch.testing.assert_close(found.mean, x)

@@ -9,7 +9,7 @@ from support import begun, images, tiny
 
 from zoo.errors import UsageError
 from zoo.methods.chains.diffusion import Diffusion
-from zoo.methods.chains.shared.betas import Betas
+from zoo.methods.chains.shared.betas import NoiseSchedule
 from zoo.methods.chains.shared.products import Kernel
 
 
@@ -39,7 +39,7 @@ class Correlated(ExactGaussian):
 def test_a_clamped_chain_is_not_the_conditional():
     torch.manual_seed(0)
     method = Diffusion((1, 1, 2), num_steps=1000, schedule="linear", backbone="rbf")
-    method.average.network = Correlated(Betas("linear", 1000, 3))
+    method.average.network = Correlated(NoiseSchedule("linear", 1000, 3))
     method.std.fill_(0.05)
     method.mean.fill_(0.5)
     x = torch.full((4000, 1, 1, 2), 0.55)
@@ -52,7 +52,7 @@ def test_a_clamped_chain_is_not_the_conditional():
 def standard_normal_plane(**options) -> Diffusion:
     """The exact chain of N(0, I) in two pixels of mean 0.5 and standard deviation 0.05."""
     method = Diffusion((1, 1, 2), num_steps=200, backbone="rbf", **options)
-    method.average.network = ExactGaussian(Betas("harmonic", 200, 3))
+    method.average.network = ExactGaussian(NoiseSchedule("harmonic", 200, 3))
     method.std.fill_(0.05)
     method.mean.fill_(0.5)
     return method

@@ -309,7 +309,7 @@ def test_repairs_find_the_other_half_of_what_was_learnt():
     a[..., ::2] = 1
     x = torch.cat([a, 1 - a]).repeat(50, 1, 1, 1)
     torch.manual_seed(0)
-    method = DAE((1, 4, 4), (20,), level=0.2, walkback_steps=2, walk_steps=20)
+    method = DAE((1, 4, 4), hidden_dims=(20,), level=0.2, walkback_steps=2, walk_steps=20)
     optimizer = torch.optim.Adam(method.parameters(), 1e-2)
     for _ in range(300):
         optimizer.zero_grad()
@@ -414,7 +414,7 @@ def test_states_of_the_chain_explain_unseen_digits():
     """Better than independent pixels do, by states that are too few for a tight bound: 1,500."""
     data = Digits(batch_size=50)
     torch.manual_seed(0)
-    method = DAE((1, 8, 8), (64, 64), level=0.15, walkback_steps=2, walk_steps=60, emit_steps=15)
+    method = DAE((1, 8, 8), hidden_dims=(64, 64), level=0.15, walkback_steps=2, walk_steps=60, emit_steps=15)
     method.optimizer_name, method.lr = "adam", 3e-3
     x = data.split("test").x
     before = csl(method.emit(100), x).log_prob.mean().item()

@@ -16,7 +16,7 @@ TINY = {
     "hidden_dims": (7, 6, 5),
     "pretrain_epochs": (1, 1, 1),
     "updown_steps": (1,),
-    "sample_steps": 20,
+    "walk_steps": 20,
     "num_starts": 3,
 }
 
@@ -26,7 +26,7 @@ D = 8
 
 def small(*hidden_dims, scale: float = 0.7, **options) -> DBN:
     torch.manual_seed(0)
-    options = {"pretrain_epochs": (1,) * len(hidden_dims), "sample_steps": 20} | options
+    options = {"pretrain_epochs": (1,) * len(hidden_dims), "walk_steps": 20} | options
     method = DBN(SHAPE, hidden_dims=hidden_dims, **options).double()
     with torch.no_grad():
         for p in method.parameters():
@@ -272,7 +272,7 @@ def test_steps_and_step_sizes_of_each_phase():
 
 def test_samples_have_the_exact_means():
     torch.manual_seed(0)
-    method = small(6, 5, scale=0.5, sample_steps=100).float()
+    method = small(6, 5, scale=0.5, walk_steps=100).float()
     p = exact_log_prob(method.double()).exp()
     want = p @ all_states(D).double()
     x = method.sample(8000).flatten(1)
@@ -281,7 +281,7 @@ def test_samples_have_the_exact_means():
 
 
 def test_chains_start_in_images_where_some_are_kept():
-    method = tiny("DBN", hidden_dims=(40, 30), pretrain_epochs=(1, 1), num_starts=4, sample_steps=1)
+    method = tiny("DBN", hidden_dims=(40, 30), pretrain_epochs=(1, 1), num_starts=4, walk_steps=1)
     assert not method.starts.any()
     trainer(limit_train_batches=1).fit(method, datamodule=suited_digits(method))
     assert set(method.starts.unique().tolist()) == {0.0, 1.0}

@@ -13,7 +13,7 @@ from zoo.contract.capabilities import Side
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
 from zoo.methods.chains.diffusion import Diffusion
-from zoo.methods.chains.shared.betas import Betas
+from zoo.methods.chains.shared.betas import NoiseSchedule
 from zoo.methods.chains.shared.kernels import GaussianChain
 from zoo.methods.chains.shared.products import Kernel
 
@@ -34,7 +34,7 @@ def test_the_bound_of_standard_normal_data_is_exact(schedule, num_steps):
     """For every image, whatever the schedule; on average -2.0471 bits/dim."""
     torch.manual_seed(0)
     x = torch.randn(50, 1, 2, 2)
-    chain = GaussianChain(Betas(schedule, num_steps, 3), Nothing(2), "released").requires_grad_(False)
+    chain = GaussianChain(NoiseSchedule(schedule, num_steps, 3), Nothing(2), "released").requires_grad_(False)
     truth = torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1)
     noisy = torch.stack([chain.bound(x) for _ in range(50)])
     error = noisy.std(0) / math.sqrt(50) + 1e-4
@@ -45,7 +45,7 @@ def test_the_bound_of_standard_normal_data_is_exact(schedule, num_steps):
 
 def test_the_bound_of_narrow_normal_data():
     torch.manual_seed(0)
-    chain = ExactGaussian(Betas("linear", 1000, 3), 0.25)
+    chain = ExactGaussian(NoiseSchedule("linear", 1000, 3), 0.25)
     x = 0.5 * torch.randn(4000, 1, 1, 1)
     truth = torch.distributions.Normal(0.0, 0.5).log_prob(x).flatten(1).sum(1)
     bound = chain.bound(x)
@@ -56,7 +56,7 @@ def test_the_bound_of_narrow_normal_data():
 def test_the_bound_holds_for_data_of_another_moment():
     """Where the paper's shortcut of the entropies claims more than the truth."""
     torch.manual_seed(0)
-    chain = ExactGaussian(Betas("harmonic", 40, 3), 4.0)
+    chain = ExactGaussian(NoiseSchedule("harmonic", 40, 3), 4.0)
     x = 2 * torch.randn(20_000, 1, 1, 1)
     truth = torch.distributions.Normal(0.0, 2.0).log_prob(x).flatten(1).sum(1)
     gap = chain.bound(x) - truth
@@ -79,7 +79,7 @@ def test_heartbeat_baseline_and_first_entropy():
     assert float(chain.entropy(PHASES, kept).mean()) / BITS == pytest.approx(0.0439, abs=2e-4)
 
 
-@pytest.mark.parametrize("chain", [heartbeat_chain(12), ExactGaussian(Betas("linear", 12, 3), 0.5)])
+@pytest.mark.parametrize("chain", [heartbeat_chain(12), ExactGaussian(NoiseSchedule("linear", 12, 3), 0.5)])
 def test_one_step_at_random_estimates_the_sum_of_all(chain):
     torch.manual_seed(0)
     x = PHASES.repeat(4000, 1, 1, 1)
@@ -118,7 +118,7 @@ def test_a_density_of_pixels_counts_their_scale():
     torch.testing.assert_close(gain, inside - null)
 
 
-@pytest.mark.parametrize("chain", [heartbeat_chain(15), ExactGaussian(Betas("linear", 15, 3))])
+@pytest.mark.parametrize("chain", [heartbeat_chain(15), ExactGaussian(NoiseSchedule("linear", 15, 3))])
 def test_entropy_bounds_are_ordered(chain):
     lower, upper = chain.entropy_bounds(PHASES).T
     assert lower.shape == (14,)
@@ -126,7 +126,7 @@ def test_entropy_bounds_are_ordered(chain):
 
 
 def test_entropy_bounds_contain_the_entropy_of_a_gaussian_reverse_step():
-    chain = ExactGaussian(Betas("linear", 15, 3), 0.25)
+    chain = ExactGaussian(NoiseSchedule("linear", 15, 3), 0.25)
     bounds = chain.entropy_bounds(torch.zeros(1, 1, 1, 1))
     for step, (lower, upper) in zip(range(2, 16), bounds.tolist(), strict=True):
         variance = float(chain.reverse(torch.zeros(1, 1, 1, 1), steps(step)).variance)
@@ -139,7 +139,7 @@ def test_the_paper_s_form_of_the_kernel():
         def forward(self, x, t):
             return torch.cat((torch.full_like(x, 2.0), torch.full_like(x, 0.5)), 1)
 
-    betas = Betas("harmonic", 10, 3)
+    betas = NoiseSchedule("harmonic", 10, 3)
     x, beta = torch.randn(4, 1, 2, 2), 1 / 6
     logit = math.log(beta / (1 - beta))
     released = GaussianChain(betas, Ones(), "released").reverse(x, steps(5, 4))
@@ -157,7 +157,7 @@ def test_the_paper_s_form_of_the_kernel():
 
 @pytest.mark.parametrize(("kind", "ratio"), [("exact", 1.0), ("beta", 0.9999), ("posterior", 0.9911)])
 def test_the_variance_that_a_linear_reverse_chain_ends_with(kind, ratio):
-    chain = ExactGaussian(Betas("linear", 1000, 3))
+    chain = ExactGaussian(NoiseSchedule("linear", 1000, 3))
     one, variance = torch.ones(1, 1, 1, 1), 1.0
     for t in range(1000, 1, -1):
         kernel = chain.reverse(one, steps(t))
@@ -174,7 +174,7 @@ def test_the_variance_that_a_linear_reverse_chain_ends_with(kind, ratio):
 def test_drawn_chains_end_in_the_distribution_of_the_data():
     torch.manual_seed(0)
     method = begun("Diffusion", (1, 8, 8))
-    method.average.network = ExactGaussian(Betas("harmonic", 50, 3), 0.25)
+    method.average.network = ExactGaussian(NoiseSchedule("harmonic", 50, 3), 0.25)
     method.mean.fill_(0.5)
     method.std.fill_(0.1)
     x = (method.sample(2000) - 0.5) / 0.1

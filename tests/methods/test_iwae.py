@@ -87,7 +87,7 @@ class FreeGaussian(nn.Module):
 
 def toy_gradients(objective, mean, log_sigma, num_images, num_samples=8):
     """Per-draw gradient of the bound of N(z; 0, 1) N(1.5; z, 0.7^2) in q's (mean, log sigma): [2, images]."""
-    iwae = IWAE((1, 1, 1), num_samples, objective, latent_dims=(1,), hidden_dims=(1,))
+    iwae = IWAE((1, 1, 1), num_samples=num_samples, objective=objective, latent_dims=(1,), hidden_dims=(1,))
     iwae.encoders[0] = FreeGaussian(mean, log_sigma, num_images)
     iwae.likelihood = lambda z: Independent(Normal(z[..., None, None], 0.7), 3)
     bound = -iwae.loss(batch_of(torch.full((num_images, 1, 1, 1), 1.5)))["loss"]
@@ -127,7 +127,9 @@ def test_iwae_without_information_costs_one_bit_per_binary_pixel(objective, late
 @pytest.mark.parametrize("objective", ["iwae", "dreg", "vae"])
 def test_iwae_with_the_exact_posterior_reports_the_exact_likelihood(objective, monkeypatch):
     exact = LinearGaussian()
-    iwae = with_networks_of(IWAE((1, 2, 3), 7, objective, (2,)), exact, monkeypatch)
+    iwae = with_networks_of(
+        IWAE((1, 2, 3), num_samples=7, objective=objective, latent_dims=(2,)), exact, monkeypatch
+    )
     monkeypatch.setattr(iwae, "_posterior", lambda x, layers: exact.posterior(x))
     x = exact.data(20)
     terms = iwae.loss(batch_of(x))
@@ -350,7 +352,7 @@ def test_default_networks_are_those_of_the_iwae_paper():
 
 
 def test_iwae_descends_with_adam_as_in_the_paper_and_its_tripling_schedule():
-    method = IWAE((1, 2, 2), 2, latent_dims=(2,), hidden_dims=(3,))
+    method = IWAE((1, 2, 2), num_samples=2, latent_dims=(2,), hidden_dims=(3,))
     method.trainer = SimpleNamespace(max_epochs=3280)
     settings = method.configure_optimizers()
     optimizer, scheduler = settings["optimizer"], settings["lr_scheduler"]

@@ -14,7 +14,7 @@ TINY = {
     "hidden_dims": (7, 6, 5),
     "pretrain_epochs": (1, 1, 1),
     "updown_steps": (1,),
-    "sample_steps": 20,
+    "walk_steps": 20,
 }
 
 D, H, K = 5, 3, 4
@@ -115,7 +115,7 @@ def test_labels_start_at_their_frequencies():
 @pytest.mark.filterwarnings("ignore")
 def test_it_learns_to_tell_digits_apart_and_to_draw_the_one_asked_for(tmp_path):
     method = LabelDBN(
-        (1, 8, 8), hidden_dims=(64, 128), pretrain_epochs=(40, 60), weight_decay=0.0, sample_steps=100
+        (1, 8, 8), hidden_dims=(64, 128), pretrain_epochs=(40, 60), weight_decay=0.0, walk_steps=100
     )
     data = suited_digits(method, batch_size=50)
     trainer = Trainer(

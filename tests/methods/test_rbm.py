@@ -16,9 +16,9 @@ from zoo.data.sets import Digits
 from zoo.errors import UsageError
 from zoo.parts.annealing.binary_pair import base_rates
 from zoo.parts.estimators import csl
-from zoo.parts.schedules import linear as falling
+from zoo.parts.schedules import falling
 
-TINY = {"num_hidden": 6, "algorithm": "pcd", "num_chains": 5, "fast_lr": 0.01, "sample_steps": 20}
+TINY = {"num_hidden": 6, "algorithm": "pcd", "num_chains": 5, "fast_lr": 0.01, "walk_steps": 20}
 
 VARIANTS = {
     "cd": {"algorithm": "cd", "fast_lr": 0.0},
@@ -218,7 +218,7 @@ def test_gaussian_units_are_standardised_pixels():
 
 def test_a_walk_is_the_means_of_what_is_emitted_and_a_sample_its_end():
     for options in ({}, {"visible": "gaussian"}):
-        method = tiny("RBM", sample_steps=7, **options)
+        method = tiny("RBM", walk_steps=7, **options)
 
         def stream():
             return torch.Generator().manual_seed(3)
@@ -247,22 +247,22 @@ def test_a_walk_with_a_generator_leaves_the_callers_stream_and_gradients_alone()
 
 
 def test_a_walk_goes_on_from_state_to_state_and_burns_in_before_the_first(monkeypatch):
-    method = tiny("RBM", sample_steps=7)
-    steps, gibbs = [], method.pixels.gibbs
+    method = tiny("RBM", walk_steps=7)
+    steps, gibbs = [], method.gibbs
 
     def note(v, num_steps, *theta):
         after, m = gibbs(v, num_steps, *theta)
         steps.append((num_steps, v, after))
         return after, m
 
-    monkeypatch.setattr(method.pixels, "gibbs", note)
+    monkeypatch.setattr(method, "gibbs", note)
     method.sample(3)
     assert [num_steps for num_steps, _, _ in steps] == [3, 1, 1, 1, 1]
     assert all(last[2] is first[1] for last, first in pairwise(steps))
 
 
 def test_long_runs_visit_images_as_often_as_the_model_says():
-    method = rbm(scale=0.5, sample_steps=60)
+    method = rbm(scale=0.5, walk_steps=60)
     p = joint(method).logsumexp(1).softmax(0).detach()
     torch.testing.assert_close(
         method.sample(20_000).flatten(1).mean(0),
@@ -274,7 +274,7 @@ def test_long_runs_visit_images_as_often_as_the_model_says():
 
 
 def test_the_conservative_likelihood_is_below_the_truth_and_near_it():
-    method = rbm(scale=0.5, sample_steps=200)
+    method = rbm(scale=0.5, walk_steps=200)
     log_p = joint(method).logsumexp(1).log_softmax(0).detach()
     found = csl(method.emit(100), all_states(D).unflatten(1, SHAPE)).log_prob
     gap = float((log_p.exp() * (log_p - found)).sum())
@@ -282,7 +282,7 @@ def test_the_conservative_likelihood_is_below_the_truth_and_near_it():
 
 
 def test_gaussian_emissions_are_densities_of_images():
-    method = rbm(visible="gaussian", shape=(1, 1, 3), num_hidden=4, scale=0.5, sample_steps=400)
+    method = rbm(visible="gaussian", shape=(1, 1, 3), num_hidden=4, scale=0.5, walk_steps=400)
     x = method.pixels.mean + method.pixels.std * torch.randn(40, 3, dtype=torch.float64)
     x = x.unflatten(1, (1, 1, 3))
     truth = -method.energy(x) - method.log_partition(2, 1).log_z
@@ -291,7 +291,7 @@ def test_gaussian_emissions_are_densities_of_images():
 
 
 def test_repairs_keep_what_is_known_and_draw_the_rest_from_the_models_conditional():
-    method = rbm(sample_steps=30)
+    method = rbm(walk_steps=30)
     known = torch.arange(D) < 6
     x = (torch.rand(1, D) < 0.5).double()
     states, log_p = all_states(D), joint(method).logsumexp(1).detach()
@@ -324,7 +324,7 @@ def test_gaussian_repairs_are_images_that_agree_with_what_is_known():
         ({"num_hidden": 0}, "num_hidden must be at least 1, got 0"),
         ({"num_chains": 0}, "num_chains must be at least 1, got 0"),
         ({"gibbs_steps": 0}, "gibbs_steps must be at least 1, got 0"),
-        ({"sample_steps": 0}, "sample_steps must be at least 1, got 0"),
+        ({"walk_steps": 0}, "walk_steps must be at least 1, got 0"),
         ({"lengthen_every": -1}, "lengthen_every must be at least 0, got -1"),
         ({"weight_decay": -1.0}, r"weight_decay must be at least 0, got -1.0"),
         ({"momentum_epochs": -1}, "momentum_epochs must be at least 0, got -1"),

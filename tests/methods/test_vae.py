@@ -70,7 +70,7 @@ def test_kl_has_the_closed_form_gradient_in_mean_and_log_variance():
 @pytest.mark.parametrize("term", ["rate", "distortion", "elbo"])
 def test_vae_terms_agree_with_finite_differences_in_float64(kl, term, monkeypatch):
     exact = LinearGaussian()
-    vae = with_networks_of(VAE((1, 2, 3), 2, kl=kl, num_samples=2), exact, monkeypatch)
+    vae = with_networks_of(VAE((1, 2, 3), latent_dim=2, kl=kl, num_samples=2), exact, monkeypatch)
     x = exact.data(2)
 
     def value(mean, log_variance):
@@ -98,7 +98,7 @@ def test_monte_carlo_and_analytic_kl_agree_in_expectation():
 
 def test_vae_with_the_exact_posterior_reports_the_exact_likelihood(monkeypatch):
     exact = LinearGaussian()
-    vae = with_networks_of(VAE((1, 2, 3), 2, kl="monte_carlo"), exact, monkeypatch)
+    vae = with_networks_of(VAE((1, 2, 3), latent_dim=2, kl="monte_carlo"), exact, monkeypatch)
     x = exact.data(20)
     for _ in range(3):
         terms = vae.loss(batch_of(x))
@@ -108,7 +108,7 @@ def test_vae_with_the_exact_posterior_reports_the_exact_likelihood(monkeypatch):
 
 def test_vae_with_analytic_kl_and_the_exact_posterior_is_exact_in_expectation(monkeypatch):
     exact = LinearGaussian()
-    vae = with_networks_of(VAE((1, 2, 3), 2, num_samples=1), exact, monkeypatch)
+    vae = with_networks_of(VAE((1, 2, 3), latent_dim=2, num_samples=1), exact, monkeypatch)
     x = exact.data(4).repeat(5000, 1, 1, 1)
     gap = (vae.loss(batch_of(x))["elbo"] - exact.marginal(x)).reshape(5000, 4)
     error = gap.std(0) / math.sqrt(5000)
@@ -127,7 +127,9 @@ def test_reported_bound_knows_neither_warm_up_nor_free_bits(likelihood, epochs_d
     with torch.no_grad():
         plain.posterior_head.linear.weight.mul_(0.1)
         plain.posterior_head.linear.bias.copy_(torch.tensor([2.5, 2.0, 0.2, -1.0, -0.5, 0.1]))
-    eased = VAE(SHAPE, 3, (6, 6), likelihood=likelihood, warmup_epochs=10.0, free_bits=floor)
+    eased = VAE(
+        SHAPE, latent_dim=3, hidden_dims=(6, 6), likelihood=likelihood, warmup_epochs=10.0, free_bits=floor
+    )
     eased.load_state_dict(plain.state_dict())
     x = binary_images(12)
     expected = seeded_terms(plain, x)
@@ -145,7 +147,7 @@ def test_reported_bound_knows_neither_warm_up_nor_free_bits(likelihood, epochs_d
 
 def test_free_bits_of_zero_have_the_plain_gradient():
     plain = tiny_vae()
-    floored = VAE(SHAPE, 3, (6, 6), free_bits=1e-30)
+    floored = VAE(SHAPE, latent_dim=3, hidden_dims=(6, 6), free_bits=1e-30)
     floored.load_state_dict(plain.state_dict())
     x = binary_images(12)
     expected, found = seeded_gradients(plain, x), seeded_gradients(floored, x)

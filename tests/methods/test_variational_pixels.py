@@ -23,7 +23,7 @@ def _seed():
 @pytest.mark.parametrize("likelihood", GAUSSIANS)
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.7])
 def test_gaussian_pixels_start_at_sigma_and_peak_at_their_normalisation(likelihood, sigma):
-    vae = VAE(SHAPE, 3, (6, 6), likelihood=likelihood, sigma=sigma)
+    vae = VAE(SHAPE, latent_dim=3, hidden_dims=(6, 6), likelihood=likelihood, sigma=sigma)
     if likelihood == "gaussian_per_pixel":
         nn.init.zeros_(vae.pixels.sigma_map.linear.weight)
     p = vae.likelihood(torch.randn(5, 3))
@@ -48,7 +48,7 @@ def test_gaussian_log_density_is_the_formula(likelihood):
 
 @pytest.mark.parametrize("likelihood", ["gaussian_learned", "gaussian_per_pixel"])
 def test_learned_sigma_never_falls_below_its_floor(likelihood):
-    pixels = VAE(SHAPE, 3, (4,), likelihood=likelihood).pixels
+    pixels = VAE(SHAPE, latent_dim=3, hidden_dims=(4,), likelihood=likelihood).pixels
     with torch.no_grad():
         sigma = pixels.raw_sigma if pixels.sigma_map is None else pixels.sigma_map.linear.bias
         sigma.fill_(-1e3)
@@ -68,7 +68,10 @@ def test_learned_sigma_receives_a_gradient(likelihood):
 
 
 def test_a_free_sigma_asks_for_dequantised_pixels():
-    accepted = {name: VAE(SHAPE, 3, (6,), likelihood=name).accepts for name in ["bernoulli", *GAUSSIANS]}
+    accepted = {
+        name: VAE(SHAPE, latent_dim=3, hidden_dims=(6,), likelihood=name).accepts
+        for name in ["bernoulli", *GAUSSIANS]
+    }
     assert accepted == {
         "bernoulli": ("binary",),
         "gaussian_fixed": ("real", "deq"),
@@ -100,7 +103,7 @@ def test_bernoulli_log_density_sums_over_pixels():
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", *GAUSSIANS])
 def test_output_bias_starts_at_the_logit_of_the_clipped_mean_image(likelihood):
-    vae = VAE((1, 2, 2), 3, (6,), likelihood=likelihood)
+    vae = VAE((1, 2, 2), latent_dim=3, hidden_dims=(6,), likelihood=likelihood)
     vae.pixels.start_at(torch.tensor([[[0.0, 0.25], [0.5, 1.0]]]))
     expected = torch.tensor([math.log(0.001 / 0.999), math.log(1 / 3), 0.0, math.log(0.999 / 0.001)])
     torch.testing.assert_close(vae.pixels.mean_logits.linear.bias.detach(), expected)

@@ -12,7 +12,7 @@ from zoo.errors import UsageError
 from zoo.parts.annealing import binary_pair
 from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition, raise_log_prob, settings
 from zoo.parts.annealing.paths import anneal, anneal_back, linear, sigmoid, tripartite, upper_bound
-from zoo.parts.annealing.verdicts import partition
+from zoo.parts.annealing.verdicts import estimated
 from zoo.parts.estimators import log_mean_exp
 
 SCHEDULES = [linear, sigmoid, tripartite]
@@ -124,8 +124,8 @@ def test_without_weights_and_with_the_right_base_every_chain_is_exact(schedule):
     pair = BinaryPair(torch.zeros(7, 5).double(), torch.zeros(5).double(), c, c)
     log_w = anneal(pair, 20, schedule(10))[0]
     torch.testing.assert_close(log_w, torch.full_like(log_w, brute_force(pair)), rtol=0, atol=1e-10)
-    assert partition(log_w, 10).error == pytest.approx(0.0, abs=1e-10)
-    assert partition(log_w, 10).ess == pytest.approx(20.0)
+    assert estimated(log_w, 10).error == pytest.approx(0.0, abs=1e-10)
+    assert estimated(log_w, 10).ess == pytest.approx(20.0)
 
 
 def test_biases_alone_are_annealed_without_error_in_the_hidden_ones():
@@ -140,7 +140,7 @@ def test_biases_alone_are_annealed_without_error_in_the_hidden_ones():
 def test_random_pairs_come_within_a_tenth_of_a_nat(seed):
     pair = pair_of(seed=seed, dtype=torch.float32)
     torch.manual_seed(seed)
-    estimate = partition(anneal(pair, 100, linear(1000))[0], 1000)
+    estimate = estimated(anneal(pair, 100, linear(1000))[0], 1000)
     truth = log_partition(pair, 2, 1).log_z
     assert abs(estimate.log_z - truth) < 0.1
     assert estimate.ess > 80
@@ -164,9 +164,9 @@ def test_chains_move_without_disturbing_f_beta_and_reversibly():
 def test_the_mean_weight_is_z_and_the_mean_inverse_weight_backwards_is_its_inverse():
     pair = pair_of(6, 5, 1.0)
     truth, betas, n = brute_force(pair), linear(4), 200_000
-    forward = partition(anneal(pair, n, betas)[0], 4)
+    forward = estimated(anneal(pair, n, betas)[0], 4)
     back = anneal_back(pair, pair.place(pair.exact_draws(n)), betas)[0]
-    inverse = partition(-back, 4)
+    inverse = estimated(-back, 4)
     assert forward.error < 0.01
     assert inverse.error < 0.01
     assert abs(forward.log_z - truth) < 4 * forward.error
@@ -193,7 +193,7 @@ def test_error_bars_cover_the_truth_as_often_as_they_say():
     pair, runs, chains = pair_of(8, 6, 0.8), 400, 200
     truth = brute_force(pair)
     log_w = anneal(pair, runs * chains, linear(20))[0].unflatten(0, (runs, chains))
-    estimates = [partition(row, 20) for row in log_w]
+    estimates = [estimated(row, 20) for row in log_w]
     assert 0.3 * chains < np.median([p.ess for p in estimates]) < 0.9 * chains
     z = np.array([(p.log_z - truth) / p.error for p in estimates])
     assert 0.60 < np.mean(abs(z) < 1) < 0.76
@@ -211,14 +211,14 @@ def test_exchanging_hidden_units_changes_nothing():
         torch.manual_seed(1)
         runs.append(anneal(model, 50, linear(1))[0])
     torch.testing.assert_close(*runs, rtol=0, atol=1e-12)
-    one, two = (partition(anneal(model, 2000, linear(50))[0], 50) for model in (pair, other))
+    one, two = (estimated(anneal(model, 2000, linear(50))[0], 50) for model in (pair, other))
     assert abs(one.log_z - two.log_z) < 4 * math.hypot(one.error, two.error)
     assert one.error < 0.05
 
 
 def test_more_steps_give_better_weights():
     pair = pair_of(10, 8, 1.2)
-    sizes = [partition(anneal(pair, 500, linear(steps))[0], steps).ess for steps in (5, 50, 500)]
+    sizes = [estimated(anneal(pair, 500, linear(steps))[0], steps).ess for steps in (5, 50, 500)]
     assert sizes[0] < sizes[1] < sizes[2]
 
 
@@ -258,7 +258,7 @@ def test_too_little_is_refused(schedule):
     with pytest.raises(UsageError, match="num_chains must be at least 1, got 0"):
         anneal(pair_of(), 0, schedule(2))
     with pytest.raises(UsageError, match="num_chains must be at least 2, got 1"):
-        partition(torch.zeros(1), 1)
+        estimated(torch.zeros(1), 1)
     with pytest.raises(UsageError, match="num_chains must be at least 1, got 0"):
         raise_log_prob(pair_of(), torch.zeros(1, 10).double(), 0, schedule(2))
 

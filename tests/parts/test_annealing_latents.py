@@ -10,7 +10,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from zoo.contract.capabilities import Explanation, Weights
 from zoo.parts.annealing.latents import LatentPath, latent_ais, latent_ais_back
 from zoo.parts.annealing.paths import anneal, sigmoid
-from zoo.parts.annealing.verdicts import partition
+from zoo.parts.annealing.verdicts import estimated
 from zoo.parts.estimators import importance_bound
 
 STARTS = ["prior", "posterior"]
@@ -76,7 +76,7 @@ def test_adapting_the_step_size_to_few_chains_biases_nothing(start):
     x = IMAGES[2:].double().expand(5000, 5)
     explanation, marginal = gaussian_model(x, shift=0.4, stretch=1.5)
     log_w, _ = anneal(LatentPath(explanation, start), 2, sigmoid(30))
-    estimate = partition(log_w.flatten(), 30)
+    estimate = estimated(log_w.flatten(), 30)
     assert estimate.error < 0.02
     assert estimate.log_z == pytest.approx(float(marginal.log_prob(x[0])), abs=4 * estimate.error)
 

@@ -10,14 +10,14 @@ from zoo.contract.capabilities import Partition
 from zoo.data.sets import MNIST
 from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition
 from zoo.parts.annealing.paths import anneal, linear
-from zoo.parts.annealing.verdicts import exactly, judged, partition
+from zoo.parts.annealing.verdicts import estimated, exactly, judged
 
 # Partitions and verdicts.
 
 
 def test_partition_by_hand():
     w = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
-    p = partition(w.log() + 500, 7)
+    p = estimated(w.log() + 500, 7)
     error = math.sqrt((4 + 1 + 9) / 2 / 3) / 3
     assert p.log_z == pytest.approx(500 + math.log(3))
     assert p.error == pytest.approx(error)
@@ -29,7 +29,7 @@ def test_partition_by_hand():
 
 def test_the_interval_is_symmetric_around_z_and_not_around_log_z():
     w = torch.tensor([4.0, 5.0, 6.0, 5.0], dtype=torch.float64)
-    p = partition(w.log(), 1)
+    p = estimated(w.log(), 1)
     sigma = math.sqrt(2 / 3) / 2
     assert (p.low, p.high) == (
         pytest.approx(math.log(5 - 3 * sigma)),
@@ -125,7 +125,7 @@ def trained(tmp_path_factory):
 
 
 def annealed(pair):
-    return lambda chains, steps: partition(anneal(pair, chains, linear(steps))[0], steps)
+    return lambda chains, steps: estimated(anneal(pair, chains, linear(steps))[0], steps)
 
 
 @pytest.mark.data

@@ -49,10 +49,10 @@ def assert_same_checkpoint(one: Path, two: Path) -> None:
 INTERRUPTED = {
     "vae-digits": [],
     "gan-digits": [],
-    "rbm-digits": ["--model.fast_lr=0.01", "--model.sample_steps=20"],
+    "rbm-digits": ["--model.fast_lr=0.01", "--model.walk_steps=20"],
     "dae-digits": ["--model.pretrain_epochs=2", "--model.walk_steps=5", "--model.emit_steps=5"],
     "glo-digits": ["--model.encode_steps=2"],
-    "dbn-digits": ["--model.pretrain_epochs=[2,1]", "--model.num_starts=5", "--model.sample_steps=20"],
+    "dbn-digits": ["--model.pretrain_epochs=[2,1]", "--model.num_starts=5", "--model.walk_steps=20"],
     "diffusion-digits": ["--model.num_steps=5", "--model.schedule=learnt"],
 }
 """A recipe of every way to keep state between epochs, made cheap to score."""

@@ -7,6 +7,11 @@ from torch import Tensor
 PixelKind = Literal["binary", "real", "deq"]
 """binary: 0 or 1; real: grey levels in [0, 1] as they are; deq: (byte + U[0, 1)) / 256."""
 
+BYTE = 255
+"""The byte of a white pixel: `originals` divided by it are grey levels in [0, 1]."""
+MID_GREY = 0.5
+"""The mean of pixels before any image is seen."""
+
 
 class Batch(NamedTuple):
     """What every data module yields."""

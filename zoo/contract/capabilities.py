@@ -4,6 +4,7 @@ Listeners (`evaluation.py`, `callbacks.py`) ask `isinstance(method, Capability)`
 """
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import ClassVar, NamedTuple
@@ -84,6 +85,10 @@ class Walks(Samples):
     def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
         """Yield the states [n, C, H, W] of n chains, first to last."""
 
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
+        """The last state of a walk, [n, C, H, W]."""
+        return deque(self.walk(n, generator=generator), maxlen=1).pop()
+
 
 class Emits(Walks):
     """Walks through distributions whose means are its images: what a conservative likelihood listens to."""
@@ -91,6 +96,10 @@ class Emits(Walks):
     @abstractmethod
     def emit(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Distribution]:
         """Yield p(x|state) of n chains, first to last: batch [n], event [C, H, W]."""
+
+    def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
+        """Yield the means of what is emitted, clamped to [0, 1]."""
+        return (p.mean.clamp(0, 1) for p in self.emit(n, generator=generator))
 
 
 class Conditions(ABC):
@@ -168,6 +177,10 @@ class Infers(Encodes):
     @abstractmethod
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
         """E_q[z|x] of every stochastic layer, the one next to the pixels first; each [B, D_l]."""
+
+    def encode(self, x: Images) -> Codes:
+        """The top layer's posterior means, [B, D]."""
+        return self.posterior_means(x)[-1]
 
 
 class Decodes(ABC):

@@ -27,7 +27,7 @@ def warm_up(epoch: float, length: float) -> float:
     return 1.0 if length <= 0 else min(1.0, epoch / length)
 
 
-def linear(epoch: float, length: float) -> float:
+def falling(epoch: float, length: float) -> float:
     """Factor that falls from 1 to 0 over `length` epochs, then stays; a length of 0 means 0."""
     return max(0.0, 1.0 - epoch / length) if length > 0 else 0.0
 

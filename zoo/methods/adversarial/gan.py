@@ -20,11 +20,8 @@ import torch
 from torch import nn
 from torch.nn.functional import relu, softplus
 
-from zoo.contract.batch import Batch, Terms
-from zoo.contract.capabilities import Decodes, Samples
-from zoo.contract.learning import Game
-from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.errors import require
+from zoo.contract import Batch, Codes, Decodes, Game, Images, PerImage, Samples, Terms
+from zoo.errors import at_least, not_negative, positive, require, share
 from zoo.methods.adversarial.shared.maxout import MaxoutMLP, SigmoidMLP, start_uniform
 from zoo.parts.distributions.pixels import MEAN_RANGE
 from zoo.parts.estimators import gradient_norms
@@ -74,8 +71,8 @@ class GAN(Game, Samples, Decodes):
         lr_decay: What both step sizes are divided by after every batch.
         lr_final: Step size below which the decay does not go.
         momentum: Of SGD, at the start.
-        momentum_final: Of SGD, after `momentum_epochs`.
-        momentum_epochs: Epochs over which the momentum rises linearly.
+        momentum_final: Of SGD, in the end.
+        momentum_epochs: Epochs until it is there, rising linearly.
         adam_betas: Adam's decay rates.
         ema_decay: Weight of the averaged generator against the current one, per batch.
 
@@ -89,6 +86,7 @@ class GAN(Game, Samples, Decodes):
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         latent_dim: int = 100,
         backbone: Literal["mlp2014", "dcgan"] = "mlp2014",
         hidden_dims: tuple[int, ...] = (1200, 1200),
@@ -114,25 +112,18 @@ class GAN(Game, Samples, Decodes):
     ) -> None:
         super().__init__(image_shape)
         self.save_hyperparameters()
-        dims = {"hidden_dims": min(hidden_dims, default=0), "maxout_dims": min(maxout_dims, default=0)}
-        sizes = {"latent_dim": latent_dim, "pieces": pieces, "channels": channels}
-        for name, size in (dims | sizes | {"critic_steps": critic_steps, "lr_decay": lr_decay}).items():
-            require(size >= 1, f"{name} must be at least 1, got {size}")
-        rest = {"fc_dim": fc_dim, "penalty_weight": penalty_weight, "momentum_epochs": momentum_epochs}
-        for name, size in rest.items():
-            require(size >= 0, f"{name} must not be negative, got {size}")
-        self.rates = {"discriminator": discriminator_lr, "generator": generator_lr}
-        for name, rate in {"lr_final": lr_final, **{f"{who}_lr": r for who, r in self.rates.items()}}.items():
-            require(rate > 0, f"{name} must be positive, got {rate}")
-        shares = {"momentum": momentum, "momentum_final": momentum_final, "ema_decay": ema_decay}
-        for name, share in (*shares.items(), *(("adam_betas", beta) for beta in adam_betas)):
-            require(0 <= share < 1, f"{name} must be at least 0 and below 1, got {share}")
+        at_least(1, latent_dim=latent_dim, hidden_dims=hidden_dims, maxout_dims=maxout_dims, pieces=pieces)
+        at_least(1, channels=channels, critic_steps=critic_steps, lr_decay=lr_decay)
+        positive(generator_lr=generator_lr, discriminator_lr=discriminator_lr, lr_final=lr_final)
+        not_negative(fc_dim=fc_dim, penalty_weight=penalty_weight, momentum_epochs=momentum_epochs)
+        share(momentum=momentum, momentum_final=momentum_final, adam_betas=adam_betas, ema_decay=ema_decay)
         batch = norm == "batch"
         require(not batch or penalty == "none", f"penalty: {penalty} needs norm: none or spectral, got batch")
         require(not batch or backbone == "dcgan", f"norm: batch needs backbone: dcgan, got {backbone}")
         self.latent_dim, self.critic_steps = latent_dim, critic_steps
         self.objective, self.penalty, self.penalty_weight = objective, penalty, penalty_weight
         self.optimizer, self.adam_betas = optimizer, adam_betas
+        self.rates = {"discriminator": discriminator_lr, "generator": generator_lr}
         self.lr_decay, self.lr_final = lr_decay, lr_final
         self.momentum, self.momentum_final, self.momentum_epochs = momentum, momentum_final, momentum_epochs
         if backbone == "mlp2014":
@@ -191,8 +182,8 @@ class GAN(Game, Samples, Decodes):
         """How far the gradient of the logit is from what the penalty wants."""
         if self.penalty == "r1":
             return gradient_norms(self.logit, x).square()  # Mescheder et al., equation 9
-        share = torch.rand(len(x), 1, 1, 1, device=x.device)
-        between = share * x + (1 - share) * fake
+        epsilon = torch.rand(len(x), 1, 1, 1, device=x.device)
+        between = epsilon * x + (1 - epsilon) * fake
         return (gradient_norms(self.logit, between) - 1).square()  # Gulrajani et al., equation 3
 
     def generator_loss(self, z: Codes) -> Terms:
@@ -237,7 +228,7 @@ class GAN(Game, Samples, Decodes):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        require(n >= 1, f"n must be at least 1, got {n}")
+        at_least(1, n=n)
         with drawing_from(generator):
             return self.average(self.draw_noise(n))
 

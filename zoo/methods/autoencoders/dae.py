@@ -18,11 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent
 
-from zoo.contract.batch import Batch, PixelKind, Terms
-from zoo.contract.capabilities import Decodes, Emits, Encodes, Reconstructs, Repairs
-from zoo.contract.learning import Descent
-from zoo.contract.shapes import Codes, Images
-from zoo.errors import require
+from zoo.contract import (
+    Batch,
+    Codes,
+    Decodes,
+    Descent,
+    Emits,
+    Encodes,
+    Images,
+    PixelKind,
+    Reconstructs,
+    Repairs,
+    Terms,
+)
+from zoo.errors import at_least, not_negative, positive, require
 from zoo.parts.corruption import Corruption, process
 from zoo.parts.distributions.bits import bernoulli
 from zoo.parts.distributions.pixels import gaussian_pixels
@@ -71,6 +80,7 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         hidden_dims: tuple[int, ...] = (2000,),
         tied: bool = True,
         activation: Literal["logistic", "tanh", "relu"] = "logistic",
@@ -90,16 +100,9 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
     ) -> None:
         super().__init__(image_shape)
         self.save_hyperparameters()
-        for name, value in {"sigma": sigma, "lr": lr, "lr_final": lr_final}.items():
-            require(value > 0, f"{name} must be positive, got {value}")
-        counts = {"walkback_steps": walkback_steps, "walk_steps": walk_steps, "emit_steps": emit_steps}
-        for name, value in counts.items():
-            require(value >= 1, f"{name} must be at least 1, got {value}")
-        for name, value in {"pretrain_epochs": pretrain_epochs, "num_starts": num_starts}.items():
-            require(value >= 0, f"{name} must not be negative, got {value}")
-        require(
-            bool(hidden_dims) and min(hidden_dims) >= 1, f"hidden_dims must be positive, got {hidden_dims}"
-        )
+        at_least(1, walkback_steps=walkback_steps, walk_steps=walk_steps, emit_steps=emit_steps)
+        positive(hidden_dims=hidden_dims, sigma=sigma, lr=lr, lr_final=lr_final)
+        not_negative(pretrain_epochs=pretrain_epochs, num_starts=num_starts)
         require(
             not pretrain_epochs or len(hidden_dims) == 1 or activation == "logistic",
             f"pretrain_epochs of several layers needs activation: logistic, got {activation}",
@@ -179,7 +182,7 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
 
     @torch.no_grad()
     def _first(self, n: int) -> Images:
-        require(n >= 1, f"n must be at least 1, got {n}")
+        at_least(1, n=n)
         if len(self.starts) == 0:
             return torch.randint(2, (n, *self.image_shape), device=self.device).float()
         return self.starts[torch.randint(len(self.starts), (n,), device=self.device)]
@@ -203,10 +206,6 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
 
     def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
         return (p.mean for p in islice(self._chain(n, generator), self.walk_steps))
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        last = islice(self._chain(n, generator), self.walk_steps - 1, self.walk_steps)
-        return next(last).mean
 
     @torch.no_grad()
     def repair(self, x: Images, mask: Images, *, generator: torch.Generator | None = None) -> Images:

@@ -12,16 +12,25 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
+from sklearn import decomposition, linear_model
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from zoo.contract.batch import Batch, PixelKind, Terms
-from zoo.contract.capabilities import Decodes, Encodes, Reconstructs, Samples
-from zoo.contract.learning import Descent
-from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.errors import UsageError, require
+from zoo.contract import (
+    BYTE,
+    Batch,
+    Codes,
+    Decodes,
+    Descent,
+    Encodes,
+    Images,
+    PerImage,
+    PixelKind,
+    Reconstructs,
+    Samples,
+    Terms,
+)
+from zoo.errors import UsageError, at_least, not_negative, positive, require
 from zoo.methods.autoencoders.shared.pyramid import LaplacianPyramid
 from zoo.parts.distributions.mixture import GaussianMixture
 from zoo.parts.estimators import psnr
@@ -31,7 +40,6 @@ from zoo.parts.optimizers import LazyAdam
 from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
 
-BYTE = 255
 RIDGE = 1.0
 SLACK = 1e-6
 """A norm that exceeds 1 by so little is rounding, and counts as inside the ball."""
@@ -61,7 +69,7 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         optimizer: Adam, or the paper's SGD, which wants `lr: 1` and `code_lr: 10`.
         lr: Step size of the generator at the start.
         code_lr: Step size of the codes at the start.
-        lr_final: Share of both step sizes that is left at the end of the cosine schedule.
+        lr_final_share: Share of both step sizes that is left at the end of the cosine schedule.
         lr_schedule: `constant`, or `cosine` over the trainer's epochs.
 
     Raises:
@@ -77,6 +85,7 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         latent_dim: int = 32,
         channels: int = 64,
         fc_dim: int = 0,
@@ -90,20 +99,15 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         optimizer: Literal["adam", "sgd"] = "adam",
         lr: float = 1e-3,
         code_lr: float = 1e-2,
-        lr_final: float = 0.01,
+        lr_final_share: float = 0.01,
         lr_schedule: Literal["constant", "cosine"] = "constant",
     ) -> None:
         super().__init__(image_shape)
         self.save_hyperparameters()
-        for name in ("latent_dim", "channels", "levels", "num_components", "encode_steps"):
-            value = self.hparams[name]
-            require(value >= 1, f"{name} must be at least 1, got {value}")
-        rates = {"lr": lr, "code_lr": code_lr, "lr_final": lr_final, "encode_lr": encode_lr}
-        for name, value in rates.items():
-            require(value > 0, f"{name} must be positive, got {value}")
-        weights = {"laplacian_weight": laplacian_weight, "squared_weight": squared_weight, "fc_dim": fc_dim}
-        for name, value in weights.items():
-            require(value >= 0, f"{name} must not be negative, got {value}")
+        at_least(1, latent_dim=latent_dim, channels=channels, levels=levels)
+        at_least(1, num_components=num_components, encode_steps=encode_steps)
+        positive(lr=lr, code_lr=code_lr, lr_final_share=lr_final_share, encode_lr=encode_lr)
+        not_negative(laplacian_weight=laplacian_weight, squared_weight=squared_weight, fc_dim=fc_dim)
         require(laplacian_weight + squared_weight > 0, "laplacian_weight or squared_weight must be positive")
         require(
             halvings(self.image_shape)[0] >= 1, f"GLO needs even sides of at least 6, got {self.image_shape}"
@@ -111,7 +115,8 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         self.latent_dim, self.start = latent_dim, start
         self.laplacian_weight, self.squared_weight = laplacian_weight, squared_weight
         self.encode_steps, self.encode_lr = encode_steps, encode_lr
-        self.optimizer_name, self.lr, self.code_lr, self.lr_final = optimizer, lr, code_lr, lr_final
+        self.optimizer_name, self.lr, self.code_lr = optimizer, lr, code_lr
+        self.lr_final_share = lr_final_share
         self.lr_schedule: Schedule = lr_schedule
         self.generator = ConvDecoder(latent_dim, self.image_shape, channels, fc_dim)
         start_dcgan(self.generator)
@@ -135,9 +140,9 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         images = data.originals("train").flatten(1)
         if self.start == "pca":
             dims = min(self.latent_dim, *images.shape)
-            pca = PCA(dims, whiten=True, svd_solver="covariance_eigh").fit_transform(images.double().numpy())
+            pca = decomposition.PCA(dims, whiten=True, svd_solver="covariance_eigh")
             z = torch.zeros(len(images), self.latent_dim, dtype=torch.float64)
-            z[:, :dims] = torch.from_numpy(pca)
+            z[:, :dims] = torch.from_numpy(pca.fit_transform(images.double().numpy()))
             z /= z.norm(dim=1).mean()
         else:
             z = torch.randn(len(images), self.latent_dim) / math.sqrt(self.latent_dim)
@@ -186,13 +191,13 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         if self.trainer.is_last_batch:
             self.prior.fit(self.codes)
             images = self.trainer.datamodule.originals("train").flatten(1).float() / BYTE  # pyright: ignore
-            found = Ridge(RIDGE).fit(images.numpy(), self.codes.cpu().numpy())
+            found = linear_model.Ridge(RIDGE).fit(images.numpy(), self.codes.cpu().numpy())
             self.guess_weight.copy_(torch.from_numpy(found.coef_))
             self.guess_bias.copy_(torch.from_numpy(found.intercept_))
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        require(n >= 1, f"n must be at least 1, got {n}")
+        at_least(1, n=n)
         with drawing_from(generator):
             return self.decode(into_ball(self.prior.draw(n)))
 
@@ -225,7 +230,7 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         choice = {"adam": LazyAdam, "sgd": torch.optim.SGD}[self.optimizer_name]
         codes = {"params": [self.codes], "lr": self.code_lr}
         optimizer = choice([{"params": self.generator.parameters()}, codes], lr=self.lr)
-        return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final)
+        return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final_share)
 
 
 def into_ball(z: Codes) -> Codes:

@@ -18,17 +18,27 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributions import LowRankMultivariateNormal
 
-from zoo.contract.batch import Batch, PixelKind, Terms
-from zoo.contract.capabilities import Decodes, Infers, Reconstructs, Samples, Scores, Side
-from zoo.contract.learning import ClosedForm
-from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.errors import require
+from zoo.contract import (
+    MID_GREY,
+    Batch,
+    ClosedForm,
+    Codes,
+    Decodes,
+    Images,
+    Infers,
+    PerImage,
+    PixelKind,
+    Reconstructs,
+    Samples,
+    Scores,
+    Side,
+    Terms,
+)
+from zoo.errors import at_least, require
 from zoo.randomness import drawing_from
 
 FLOOR = 1e-10
 """Smallest variance, in squared units of the pixel range: dithering alone gives each pixel 1.3e-6."""
-MID_GREY = 0.5
-"""The mean before any image is seen; a start near the pixels keeps the moments about it exact to 1e-15."""
 
 
 class PCA(ClosedForm, Samples, Scores, Infers, Decodes, Reconstructs):
@@ -60,6 +70,7 @@ class PCA(ClosedForm, Samples, Scores, Infers, Decodes, Reconstructs):
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         latent_dim: int | None = 50,
         solver: Literal["eigh", "em"] = "eigh",
     ) -> None:
@@ -74,7 +85,7 @@ class PCA(ClosedForm, Samples, Scores, Infers, Decodes, Reconstructs):
         require(solvable, f"latent_dim: null needs solver: eigh, got solver: {solver}")
         self.dim, self.latent_dim, self.solver = dim, latent_dim, solver
         units = latent_dim or dim - 1
-        self.mean = nn.Parameter(torch.full((dim,), MID_GREY))
+        self.mean = nn.Parameter(torch.full((dim,), MID_GREY))  # near: moments about it are exact to 1e-15
         self.weight = nn.Parameter(torch.randn(dim, units) / math.sqrt(dim))
         self.log_noise = nn.Parameter(torch.zeros(()))
         self.register_buffer("smallest_eigenvalue", torch.ones(()))
@@ -108,7 +119,7 @@ class PCA(ClosedForm, Samples, Scores, Infers, Decodes, Reconstructs):
         return LowRankMultivariateNormal(self.mean.double(), self.weight.double(), noise, validate_args=False)
 
     def log_prob(self, x: Images, num_samples: int) -> PerImage:
-        require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
+        at_least(1, num_samples=num_samples)
         require(
             self.has_density,
             f"the smallest eigenvalue of the training covariance must be at least {FLOOR:g} for a density, "
@@ -119,9 +130,6 @@ class PCA(ClosedForm, Samples, Scores, Infers, Decodes, Reconstructs):
     @torch.no_grad()
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
         return (self._posterior(self._centred(x))[0].float(),)
-
-    def encode(self, x: Images) -> Codes:
-        return self.posterior_means(x)[-1]
 
     @torch.no_grad()
     def decode(self, z: Codes) -> Images:
@@ -145,7 +153,7 @@ class PCA(ClosedForm, Samples, Scores, Infers, Decodes, Reconstructs):
             return mean + (0.5 * self.log_noise).exp() * torch.randn_like(mean)
 
     def _latents(self, n: int) -> Tensor:
-        require(n >= 1, f"n must be at least 1, got {n}")
+        at_least(1, n=n)
         return torch.randn(n, self.weight.shape[1], device=self.device)
 
     def _centred(self, x: Tensor) -> Tensor:

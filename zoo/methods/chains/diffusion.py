@@ -16,12 +16,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo.contract.batch import Batch, PixelKind, Terms
-from zoo.contract.capabilities import Baselines, Repairs, Scores, Side, Walks
-from zoo.contract.learning import Descent
-from zoo.contract.shapes import Images, PerImage
-from zoo.errors import require
-from zoo.methods.chains.shared.betas import Betas, ChainSchedule
+from zoo.contract import (
+    BYTE,
+    Baselines,
+    Batch,
+    Descent,
+    Images,
+    PerImage,
+    PixelKind,
+    Repairs,
+    Scores,
+    Side,
+    Terms,
+    Walks,
+)
+from zoo.errors import at_least, positive, require, share
+from zoo.methods.chains.shared.betas import ChainSchedule, NoiseSchedule
 from zoo.methods.chains.shared.kernels import BinomialChain, Chain, GaussianChain
 from zoo.methods.chains.shared.networks import MultiScale, StepMLP, StepRBF
 from zoo.methods.chains.shared.products import Change, Kernel, with_gaussian, with_pixels, with_smooth
@@ -31,7 +41,7 @@ from zoo.parts.networks.unet import UNet
 from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
 
-BYTE, FEWEST_STEPS = 255, 2
+FEWEST_STEPS = 2
 
 
 class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
@@ -57,7 +67,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         repair_schedule: Whether what is known counts alike at all steps or grows linearly towards the image.
         optimizer: Adam, or the released code's RMSprop.
         lr: Step size at the start.
-        lr_final: Share of it that is left at the end of the cosine schedule.
+        lr_final_share: Share of it that is left at the end of the cosine schedule.
         lr_schedule: `constant`, or `cosine` over the trainer's epochs.
 
     Raises:
@@ -72,6 +82,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         kernel: Literal["gaussian", "binomial"] = "gaussian",
         num_steps: int = 1000,
         schedule: ChainSchedule = "harmonic",
@@ -87,20 +98,16 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         repair_schedule: Literal["constant", "linear"] = "constant",
         optimizer: Literal["adam", "rmsprop"] = "adam",
         lr: float = 1e-3,
-        lr_final: float = 0.01,
+        lr_final_share: float = 0.01,
         lr_schedule: Schedule = "constant",
     ) -> None:
         super().__init__(image_shape)
         self.save_hyperparameters()
-        require(num_steps >= FEWEST_STEPS, f"num_steps must be at least {FEWEST_STEPS}, got {num_steps}")
-        sizes = {"layers": min(layers), "hidden_dims": min(hidden_dims, default=0)}
-        for name, value in (sizes | {"channels": channels, "num_bumps": num_bumps}).items():
-            require(value >= 1, f"{name} must be at least 1, got {value}")
-        for name, value in {"lr": lr, "lr_final": lr_final}.items():
-            require(value > 0, f"{name} must be positive, got {value}")
+        at_least(FEWEST_STEPS, num_steps=num_steps)
+        at_least(1, layers=layers, hidden_dims=hidden_dims, channels=channels, num_bumps=num_bumps)
+        positive(lr=lr, lr_final_share=lr_final_share)
         require(0 < activity < 1, f"activity must be above 0 and below 1, got {activity}")
-        for name, value in {"ema_decay": ema_decay, "first_beta": first_beta}.items():
-            require(0 <= value < 1, f"{name} must be at least 0 and below 1, got {value}")
+        share(ema_decay=ema_decay, first_beta=first_beta)
         gaussian = kernel == "gaussian"
         require(gaussian or schedule != "learnt", f"schedule: learnt needs kernel: gaussian, got {kernel}")
         require(
@@ -108,7 +115,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
             f"backbone: unet needs even sides of at least 6, got {self.image_shape}",
         )
         self.kernel, self.repair_schedule = kernel, repair_schedule
-        self.optimizer_name, self.lr, self.lr_final = optimizer, lr, lr_final
+        self.optimizer_name, self.lr, self.lr_final_share = optimizer, lr, lr_final_share
         self.lr_schedule: Schedule = lr_schedule
         maps = 2 if gaussian else 1
         network = {
@@ -122,7 +129,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
             "mlp": partial(StepMLP, hidden_dims=hidden_dims),
             "rbf": partial(StepRBF, num_units=hidden_dims[-1]),
         }[backbone](self.image_shape, maps, num_steps)
-        betas = Betas(schedule, num_steps, num_bumps, first_beta)
+        betas = NoiseSchedule(schedule, num_steps, num_bumps, first_beta)
         self.chain: Chain = (
             GaussianChain(betas, network, form) if gaussian else BinomialChain(betas, network, activity)
         )
@@ -170,7 +177,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
     @torch.no_grad()
     def log_prob(self, x: Images, num_samples: int) -> PerImage:
         """The bound K on the density of pixels in [0, 1], at one draw of every state."""
-        require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
+        at_least(1, num_samples=num_samples)
         return self.averaged.bound(self.standardised(x)) - self._log_volume(x)
 
     @torch.no_grad()
@@ -191,7 +198,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         self, n: int, generator: torch.Generator | None, change: Change | None = None
     ) -> Iterator[Images]:
         """States from noise, then, last, the mean of p(x_0|x_1)."""
-        require(n >= 1, f"n must be at least 1, got {n}")
+        at_least(1, n=n)
         with drawing_from(generator):
             x = self.averaged.noise(self.mean.new_empty(n, *self.image_shape))
         if change is not None:
@@ -204,9 +211,6 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
 
     def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
         return map(self.picture, self._trajectory(n, generator))
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        return self._end(n, generator)
 
     def _end(self, n: int, generator: torch.Generator | None, change: Change | None = None) -> Images:
         return self.picture(deque(self._trajectory(n, generator, change), maxlen=1).pop())
@@ -223,8 +227,8 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
             UsageError: If the kernel is not Gaussian, or sigma not positive.
         """
         require(self.kernel == "gaussian", f"denoise needs kernel: gaussian, got kernel: {self.kernel}")
-        require(sigma > 0, f"sigma must be positive, got {sigma}")
-        change = with_gaussian(self.standardised(x), (self.std / sigma).square(), self._share)
+        positive(sigma=sigma)
+        change = with_gaussian(self.standardised(x), (self.std / sigma).square(), self._power)
         return self._end(len(x), generator, change)
 
     def tilt(
@@ -238,9 +242,9 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
             generator: Where the draws come from.
         """
         require(self.kernel == "gaussian", f"tilt needs kernel: gaussian, got kernel: {self.kernel}")
-        return self._end(n, generator, with_smooth(log_r, self._share))
+        return self._end(n, generator, with_smooth(log_r, self._power))
 
-    def _share(self, step: int) -> float:
+    def _power(self, step: int) -> float:
         """The power of r at a step's result, step - 1 of T."""
         num_steps = self.averaged.num_steps
         return 1.0 if self.repair_schedule == "constant" else (num_steps - step + 1) / num_steps
@@ -249,4 +253,4 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         """The optimizer, its step size set at the start of each epoch."""
         choice = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[self.optimizer_name]
         optimizer = choice(self.chain.parameters(), lr=self.lr)
-        return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final)
+        return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final_share)

@@ -10,7 +10,6 @@ hidden units are summed out at both ends of the contrastive gradient, as in the 
 phases of a batch and its contrastive divergence are one step of gradient descent.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -18,16 +17,25 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from zoo.contract.batch import Batch, Terms
-from zoo.contract.capabilities import Decodes, Emits, Encodes, Normalises, Partition, Reconstructs, Side
-from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.errors import require
+from zoo.contract import (
+    Batch,
+    Codes,
+    Decodes,
+    Emits,
+    Encodes,
+    Images,
+    Normalises,
+    Partition,
+    PerImage,
+    Reconstructs,
+    Side,
+    Terms,
+)
+from zoo.errors import at_least
 from zoo.methods.energy.shared.belief import Stack
-from zoo.methods.energy.shared.greedy import Greedy
+from zoo.methods.energy.shared.contrastive import BURN_IN, Pace
+from zoo.methods.energy.shared.greedy import Greedy, Plan
 from zoo.randomness import drawing_from
-
-BURN_IN = 0.5
-"""Share of a chain's steps in which it forgets its start."""
 
 
 class DBN(Greedy, Emits, Normalises, Encodes, Decodes, Reconstructs):
@@ -57,7 +65,7 @@ class DBN(Greedy, Emits, Normalises, Encodes, Decodes, Reconstructs):
         bound_samples: K, draws of the hidden units per image in the bound on log p(x).
         num_starts: Images of the first training batch that are kept with the weights and in which chains
             start; 0 starts them in independent bits.
-        sample_steps: Gibbs steps in the top level from its start to a sample; a walk shows the second half.
+        walk_steps: Gibbs steps in the top level from its start to a sample; a walk shows the second half.
 
     Raises:
         UsageError: If a number is out of range, or layers have not the widths that the start needs.
@@ -70,6 +78,7 @@ class DBN(Greedy, Emits, Normalises, Encodes, Decodes, Reconstructs):
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         hidden_dims: tuple[int, ...] = (500, 2000),
         pretrain_epochs: tuple[int, ...] = (30, 30),
         start: Literal["random", "transposed"] = "random",
@@ -85,29 +94,15 @@ class DBN(Greedy, Emits, Normalises, Encodes, Decodes, Reconstructs):
         momentum_epochs: int = 5,
         bound_samples: int = 20,
         num_starts: int = 0,
-        sample_steps: int = 1000,
+        walk_steps: int = 1000,
     ) -> None:
-        super().__init__(
-            image_shape,
-            hidden_dims,
-            pretrain_epochs,
-            start,
-            gibbs_steps,
-            lengthen_every,
-            updown_steps,
-            lr,
-            updown_lr,
-            lr_schedule,
-            weight_decay,
-            momentum,
-            momentum_final,
-            momentum_epochs,
-        )
+        plan = Plan(pretrain_epochs, start, gibbs_steps, lengthen_every, updown_steps, updown_lr)
+        pace = Pace(lr, lr_schedule, weight_decay, momentum, momentum_final, momentum_epochs)
+        super().__init__(image_shape, hidden_dims=hidden_dims, plan=plan, pace=pace)
         self.save_hyperparameters()
-        for name, value in {"bound_samples": bound_samples, "sample_steps": sample_steps}.items():
-            require(value >= 1, f"{name} must be at least 1, got {value}")
-        require(num_starts >= 0, f"num_starts must be at least 0, got {num_starts}")
-        self.bound_samples, self.sample_steps = bound_samples, sample_steps
+        at_least(1, bound_samples=bound_samples, walk_steps=walk_steps)
+        at_least(0, num_starts=num_starts)
+        self.bound_samples, self.walk_steps = bound_samples, walk_steps
         self.stack = Stack(self.image_shape, hidden_dims)
         self.register_buffer("starts", torch.zeros(num_starts, *self.image_shape))
 
@@ -132,25 +127,19 @@ class DBN(Greedy, Emits, Normalises, Encodes, Decodes, Reconstructs):
         )
 
     def emit(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Independent]:
-        require(n >= 1, f"n must be at least 1, got {n}")
-        top, burn_in = self.stack.top, int(BURN_IN * self.sample_steps)
+        at_least(1, n=n)
+        top, burn_in = self.stack.top, int(BURN_IN * self.walk_steps)
         with drawing_from(generator):
             h = top.pixels.start(n)
             if len(self.starts):
                 x = self.starts[torch.randint(len(self.starts), (n,), device=self.device)]
                 h = self.stack.ascend(x.flatten(1), len(self.stack.levels) - 1)[-1]
-            h, _ = top.pixels.gibbs(h, burn_in, *top.theta)
-        for _ in range(self.sample_steps - burn_in):
+            h = top.gibbs(h, burn_in)
+        for _ in range(self.walk_steps - burn_in):
             with drawing_from(generator):
-                h, _ = top.pixels.gibbs(h, 1, *top.theta)
+                h = top.gibbs(h, 1)
                 p = self.stack.emission(h)
             yield p
-
-    def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
-        return (p.mean for p in self.emit(n, generator=generator))
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        return deque(self.walk(n, generator=generator), maxlen=1).pop()
 
     @torch.no_grad()
     def encode(self, x: Images) -> Codes:

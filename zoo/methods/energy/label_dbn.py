@@ -17,17 +17,26 @@ from torch import Tensor, nn
 from torch.distributions import Independent
 from torch.nn.functional import softplus
 
-from zoo.contract.batch import Batch, Terms
-from zoo.contract.capabilities import Classifies, Conditions, Decodes, Emits, Encodes, Reconstructs
-from zoo.contract.shapes import Codes, Images, Labels, LogProbs
-from zoo.errors import require
+from zoo.contract import (
+    Batch,
+    Classifies,
+    Codes,
+    Conditions,
+    Decodes,
+    Emits,
+    Encodes,
+    Images,
+    Labels,
+    LogProbs,
+    Reconstructs,
+    Terms,
+)
+from zoo.errors import at_least, require
 from zoo.methods.energy.shared.belief import Level, Stack
-from zoo.methods.energy.shared.greedy import Greedy
+from zoo.methods.energy.shared.contrastive import BURN_IN, Pace
+from zoo.methods.energy.shared.greedy import Greedy, Plan
 from zoo.parts.distributions.bits import draw_bits
 from zoo.randomness import drawing_from
-
-BURN_IN = 0.5
-"""Share of a chain's steps in which it forgets its start."""
 
 
 class LabelledTop(Level):
@@ -87,7 +96,7 @@ class LabelDBN(Greedy, Emits, Conditions, Classifies, Encodes, Decodes, Reconstr
         momentum: Momentum of the first epochs of each phase.
         momentum_final: Momentum afterwards.
         momentum_epochs: Epochs with the first momentum.
-        sample_steps: Gibbs steps in the top level from its start to a sample; a walk shows the second half.
+        walk_steps: Gibbs steps in the top level from its start to a sample; a walk shows the second half.
 
     Raises:
         UsageError: If a number is out of range, layers have not the widths that the start needs, or an image
@@ -99,6 +108,7 @@ class LabelDBN(Greedy, Emits, Conditions, Classifies, Encodes, Decodes, Reconstr
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         hidden_dims: tuple[int, ...] = (500, 500, 2000),
         num_classes: int = 10,
         pretrain_epochs: tuple[int, ...] = (30, 30, 30),
@@ -113,28 +123,15 @@ class LabelDBN(Greedy, Emits, Conditions, Classifies, Encodes, Decodes, Reconstr
         momentum: float = 0.5,
         momentum_final: float = 0.9,
         momentum_epochs: int = 5,
-        sample_steps: int = 1000,
+        walk_steps: int = 1000,
     ) -> None:
-        super().__init__(
-            image_shape,
-            hidden_dims,
-            pretrain_epochs,
-            start,
-            gibbs_steps,
-            lengthen_every,
-            updown_steps,
-            lr,
-            updown_lr,
-            lr_schedule,
-            weight_decay,
-            momentum,
-            momentum_final,
-            momentum_epochs,
-        )
+        plan = Plan(pretrain_epochs, start, gibbs_steps, lengthen_every, updown_steps, updown_lr)
+        pace = Pace(lr, lr_schedule, weight_decay, momentum, momentum_final, momentum_epochs)
+        super().__init__(image_shape, hidden_dims=hidden_dims, plan=plan, pace=pace)
         self.save_hyperparameters()
-        require(num_classes > 1, f"num_classes must be at least 2, got {num_classes}")
-        require(sample_steps >= 1, f"sample_steps must be at least 1, got {sample_steps}")
-        self.num_classes, self.sample_steps = num_classes, sample_steps
+        at_least(2, num_classes=num_classes)
+        at_least(1, walk_steps=walk_steps)
+        self.num_classes, self.walk_steps = num_classes, walk_steps
         top = LabelledTop(hidden_dims[-2], hidden_dims[-1], num_classes)
         self.stack = Stack(self.image_shape, hidden_dims, top)
 
@@ -165,12 +162,12 @@ class LabelDBN(Greedy, Emits, Conditions, Classifies, Encodes, Decodes, Reconstr
         return {"energy_data": data, "energy_model": model, "loss": data - model}, v
 
     def _chain(self, n: int, y: Labels | None, generator: torch.Generator | None) -> Iterator[Independent]:
-        require(n >= 1, f"n must be at least 1, got {n}")
-        burn_in = int(BURN_IN * self.sample_steps)
+        at_least(1, n=n)
+        burn_in = int(BURN_IN * self.walk_steps)
         with drawing_from(generator):
             h = self.top.pixels.start(n)
             label = torch.randint(self.num_classes, (n,), device=self.device) if y is None else y
-        for step in range(self.sample_steps):
+        for step in range(self.walk_steps):
             with drawing_from(generator):
                 h, label = self.top.step(h, label, clamped=y is not None)
                 p = self.stack.emission(h) if step >= burn_in else None
@@ -179,12 +176,6 @@ class LabelDBN(Greedy, Emits, Conditions, Classifies, Encodes, Decodes, Reconstr
 
     def emit(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Independent]:
         return self._chain(n, None, generator)
-
-    def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
-        return (p.mean for p in self.emit(n, generator=generator))
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        return deque(self.walk(n, generator=generator), maxlen=1).pop()
 
     def sample_given(self, y: Labels, *, generator: torch.Generator | None = None) -> Images:
         return deque(self._chain(len(y), y, generator), maxlen=1).pop().mean

@@ -4,41 +4,49 @@ doi:10.1162/089976602760128018. The model: Smolensky. Information Processing in 
 of Harmony Theory. In Parallel Distributed Processing, 1986. Persistent chains: Tieleman. Training Restricted
 Boltzmann Machines Using Approximations to the Likelihood Gradient. ICML 2008. Fast weights: Tieleman, Hinton.
 Using Fast Weights to Improve Persistent Contrastive Divergence. ICML 2009. Settings and score: Salakhutdinov,
-Murray. On the Quantitative Analysis of Deep Belief Networks. ICML 2008, and its released code.
+Murray. On the Quantitative Analysis of Deep Belief Networks. ICML 2008, and its released code. Equations are
+numbered as in Hinton. A Practical Guide to Training Restricted Boltzmann Machines. UTML TR 2010-003.
 
 Departs from the paper: hidden units are summed out at both ends of the gradient, so that it is that of a
 difference of free energies; the step size multiplies the whole momentum, not each gradient as it is added;
 Gaussian visible units have the standard deviation of their pixel, at least 0.1, as fixed noise.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import softplus
 
-from zoo.contract.batch import Batch, PixelKind, Terms
-from zoo.contract.capabilities import Decodes, Emits, Encodes, Normalises, Partition, Reconstructs, Repairs
-from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.errors import require
-from zoo.methods.energy.shared.contrastive import Contrastive, Pair
-from zoo.methods.energy.shared.visible import BinaryVisible, GaussianVisible
+from zoo.contract import (
+    Batch,
+    Codes,
+    Decodes,
+    Emits,
+    Encodes,
+    Images,
+    Normalises,
+    Partition,
+    PerImage,
+    PixelKind,
+    Reconstructs,
+    Repairs,
+    Terms,
+)
+from zoo.errors import at_least, require
+from zoo.methods.energy.shared.contrastive import BURN_IN, Contrastive, Pace, first_weights
+from zoo.methods.energy.shared.visible import BinaryVisible, GaussianVisible, Visible
+from zoo.parts.distributions.bits import draw_bits
 from zoo.randomness import drawing_from, own_stream
 
 FAST = ("fast_weight", "fast_bias", "fast_visible_bias")
 FAST_DECAY = 0.95
 """What is left of the fast weights after an update (Tieleman, Hinton 2009)."""
-AT_LEAST = dict.fromkeys(("num_hidden", "num_chains", "gibbs_steps", "sample_steps"), 1) | dict.fromkeys(
-    ("lengthen_every", "fast_lr"), 0
-)
-BURN_IN = 0.5
-"""Share of a chain's steps in which it forgets its start."""
 
 
-class RBM(Contrastive, Pair, Emits, Normalises, Repairs, Encodes, Decodes, Reconstructs):
+class RBM(Contrastive, Emits, Normalises, Repairs, Encodes, Decodes, Reconstructs):
     """Restricted Boltzmann machine with binary hidden units, trained by contrastive divergence.
 
     `loss` is a surrogate whose gradient is that of contrastive divergence; its value measures nothing. The
@@ -62,7 +70,7 @@ class RBM(Contrastive, Pair, Emits, Normalises, Repairs, Encodes, Decodes, Recon
         momentum_final: Momentum afterwards.
         momentum_epochs: Epochs with the first momentum.
         fast_lr: Step size of the fast weights that persistent chains add to the weights; 0 has none.
-        sample_steps: Gibbs steps from independent pixels to a sample; a walk shows the second half of them.
+        walk_steps: Gibbs steps from independent pixels to a sample; a walk shows the second half of them.
 
     Raises:
         UsageError: If a number is out of range, or fast weights are asked for without persistent chains.
@@ -78,6 +86,7 @@ class RBM(Contrastive, Pair, Emits, Normalises, Repairs, Encodes, Decodes, Recon
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         num_hidden: int = 500,
         visible: Literal["bernoulli", "gaussian"] = "bernoulli",
         algorithm: Literal["cd", "pcd"] = "cd",
@@ -91,21 +100,22 @@ class RBM(Contrastive, Pair, Emits, Normalises, Repairs, Encodes, Decodes, Recon
         momentum_final: float = 0.9,
         momentum_epochs: int = 5,
         fast_lr: float = 0.0,
-        sample_steps: int = 1000,
+        walk_steps: int = 1000,
     ) -> None:
-        super().__init__(
-            image_shape, lr, lr_schedule, weight_decay, momentum, momentum_final, momentum_epochs
-        )
+        pace = Pace(lr, lr_schedule, weight_decay, momentum, momentum_final, momentum_epochs)
+        super().__init__(image_shape, pace=pace)
         self.save_hyperparameters()
-        for name, least in AT_LEAST.items():
-            value = self.hparams[name]
-            require(value >= least, f"{name} must be at least {least}, got {value}")
+        at_least(1, num_hidden=num_hidden, num_chains=num_chains, gibbs_steps=gibbs_steps)
+        at_least(1, walk_steps=walk_steps)
+        at_least(0, lengthen_every=lengthen_every, fast_lr=fast_lr)
         self.persistent = algorithm == "pcd"
         require(self.persistent or not fast_lr, f"fast_lr needs algorithm: pcd, got algorithm: {algorithm}")
-        self.gibbs_steps, self.lengthen_every, self.sample_steps = gibbs_steps, lengthen_every, sample_steps
+        self.gibbs_steps, self.lengthen_every, self.walk_steps = gibbs_steps, lengthen_every, walk_steps
         self.fast_lr = fast_lr
         layer = BinaryVisible if visible == "bernoulli" else GaussianVisible
-        self.couple(layer(self.image_shape), num_hidden)
+        self.pixels: Visible = layer(self.image_shape)
+        self.weight = first_weights(self.pixels.dim, num_hidden)
+        self.bias = nn.Parameter(torch.zeros(num_hidden))
         if self.persistent:
             self.register_buffer("chains", self.pixels.start(num_chains))
         self.fast = FAST if fast_lr else ()
@@ -129,21 +139,48 @@ class RBM(Contrastive, Pair, Emits, Normalises, Repairs, Encodes, Decodes, Recon
                     self.chains.copy_(self.pixels.start(len(self.chains)))
 
     @property
+    def theta(self) -> tuple[nn.Parameter, ...]:
+        """W [D, H], b [H] and c [D] of E(v, h) = -cv - bh - vWh; |v - c|^2 / 2 for -cv of Gaussian units."""
+        return self.weight, self.bias, self.pixels.bias  # equation 1
+
+    def drive(self, v: Tensor) -> Tensor:
+        """The logits of p(h = 1|v) = sigmoid(vW + b), [B, H]."""
+        return (v @ self.weight).to(self.bias) + self.bias  # equation 7
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """F(v) = -log sum_h exp(-E(v, h)), [B]; p(v) = exp(-F(v)) / Z."""
+        return self.pixels.energy(v) - softplus(self.drive(v)).sum(1)
+
+    @torch.no_grad()
+    def gibbs(self, v: Tensor, num_steps: int, weight: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Units [B, D] after steps h ~ p(h|v), v ~ p(v|h), and the natural parameters of the last p(v|h)."""
+        m = v
+        for _ in range(num_steps):
+            h = draw_bits(torch.addmm(b, v, weight).to(b))  # equation 7
+            m = torch.addmm(c, h, weight.T).to(c)
+            v = self.pixels.draw(m)  # equation 8: p(v = 1|h) = sigmoid(m), or N(m, 1)
+        return v, m
+
+    @property
     def num_steps(self) -> int:
         """Gibbs steps of the negative chains in this epoch, k."""
         growth = self.current_epoch // self.lengthen_every if self.lengthen_every else 0
         return self.gibbs_steps * (1 + growth)
 
     def loss(self, batch: Batch) -> Terms:
+        """F at the batch less F where the negative chains are, which the gradient takes as given.
+
+        The gradient in W is -(<vh>_data - <vh>_model), with the means of h at both ends.
+        """
         v = self.pixels.code(batch.x)
+        v_model = self.chains if self.persistent else self.gibbs(v, self.num_steps, *self.theta)[0]
         drive = self.drive(v)
-        energy = self.pixels.energy(v) - softplus(drive).sum(1)
-        v_model = self.chains if self.persistent else self.pixels.gibbs(v, self.num_steps, *self.theta)[0]
+        energy = self.pixels.energy(v) - softplus(drive).sum(1)  # F(v)
         energy_model = self.free_energy(v_model).mean()
         with torch.no_grad():
             pseudo = self.pixels.log_conditional(v, drive, self.weight) - self.pixels.log_volume
         terms = {"energy_data": energy, "energy_model": energy_model, "pseudo_log_prob": pseudo}
-        return terms | {"loss": energy - energy_model}
+        return terms | {"loss": energy - energy_model}  # equation 9, equation 6 with persistent chains
 
     @torch.no_grad()
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -151,7 +188,7 @@ class RBM(Contrastive, Pair, Emits, Normalises, Repairs, Encodes, Decodes, Recon
         if self.persistent:
             fast = map(self.get_buffer, self.fast)
             theta = [p + f for p, f in zip(self.theta, fast, strict=True)] if self.fast else self.theta
-            self.chains.copy_(self.pixels.gibbs(self.chains, self.num_steps, *theta)[0])
+            self.chains.copy_(self.gibbs(self.chains, self.num_steps, *theta)[0])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Move the fast weights along the gradient of the slow ones."""
@@ -169,20 +206,14 @@ class RBM(Contrastive, Pair, Emits, Normalises, Repairs, Encodes, Decodes, Recon
         return self.pixels.log_partition(self.weight, self.bias, num_chains, num_steps)
 
     def emit(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Distribution]:
-        require(n >= 1, f"n must be at least 1, got {n}")
-        burn_in = int(BURN_IN * self.sample_steps)
+        at_least(1, n=n)
+        burn_in = int(BURN_IN * self.walk_steps)
         with drawing_from(generator):
-            v, _ = self.pixels.gibbs(self.pixels.start(n), burn_in, *self.theta)
-        for _ in range(self.sample_steps - burn_in):
+            v, _ = self.gibbs(self.pixels.start(n), burn_in, *self.theta)
+        for _ in range(self.walk_steps - burn_in):
             with drawing_from(generator):
-                v, m = self.pixels.gibbs(v, 1, *self.theta)
+                v, m = self.gibbs(v, 1, *self.theta)
             yield self.pixels.emission(m)
-
-    def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
-        return (_picture(emission) for emission in self.emit(n, generator=generator))
-
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        return deque(self.walk(n, generator=generator), maxlen=1).pop()
 
     @torch.no_grad()
     def repair(self, x: Images, mask: Images, *, generator: torch.Generator | None = None) -> Images:
@@ -190,8 +221,8 @@ class RBM(Contrastive, Pair, Emits, Normalises, Repairs, Encodes, Decodes, Recon
         m = v
         with drawing_from(generator):
             free = self.pixels.start(len(x))
-            for _ in range(self.sample_steps):
-                free, m = self.pixels.gibbs(torch.where(known, v, free), 1, *self.theta)
+            for _ in range(self.walk_steps):
+                free, m = self.gibbs(torch.where(known, v, free), 1, *self.theta)
         return torch.where(mask > 0, x, _picture(self.pixels.emission(m)))
 
     @torch.no_grad()

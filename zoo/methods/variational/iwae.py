@@ -8,6 +8,7 @@ second moments start at zero, not one. The paper's schedule is `lr_schedule: tri
 epochs; shorter recipes use a cosine.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -17,10 +18,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 from torch.func import functional_call
 
-from zoo.contract.batch import Batch, Terms
-from zoo.contract.capabilities import Weights
-from zoo.contract.shapes import Codes, Images
-from zoo.errors import require
+from zoo.contract import Batch, Codes, Images, Terms, Weights
+from zoo.errors import at_least, positive, require
 from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.layers import Chain
@@ -61,6 +60,7 @@ class IWAE(LatentVariable):
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         num_samples: int = 50,
         objective: Literal["iwae", "dreg", "vae"] = "iwae",
         latent_dims: tuple[int, ...] = (50,),
@@ -72,16 +72,15 @@ class IWAE(LatentVariable):
     ) -> None:
         super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
         self.save_hyperparameters()
-        require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
+        at_least(1, num_samples=num_samples)
         require(len(latent_dims) in (1, 2), f"latent_dims must name one or two layers, got {latent_dims}")
-        require(min(latent_dims) >= 1, f"latent_dims must be positive, got {latent_dims}")
+        positive(latent_dims=latent_dims)
         require(
             len(hidden_dims) == len(latent_dims) and min(hidden_dims) >= 1,
             f"hidden_dims must give one positive width per layer of latent_dims, got {hidden_dims}",
         )
         self.num_samples, self.objective, self.latent_dims = num_samples, objective, tuple(latent_dims)
-        channels, height, width = self.image_shape
-        sizes = [channels * height * width, *latent_dims]
+        sizes = [math.prod(self.image_shape), *latent_dims]
         # encoders[l] is q(h_l | h_{l-1}) with h_0 = x; decoders[0] feeds p(x|h_1), decoders[1] is p(h_1|h_2).
         self.encoders = nn.ModuleList(
             _gaussian_layer(sizes[i], hidden_dims[i], latent_dims[i]) for i in range(len(latent_dims))

@@ -9,14 +9,14 @@ pixel; Adam with a cosine schedule replaces Adagrad; there is no weight prior. W
 2016) and free bits (Kingma et al. 2016) are options, off by default; the reported bound never contains them.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 from torch.distributions import Independent, kl_divergence
 
-from zoo.contract.batch import Batch, Terms
-from zoo.contract.shapes import Codes, Images
-from zoo.errors import require
+from zoo.contract import Batch, Codes, Images, Terms
+from zoo.errors import at_least, not_negative, positive, require
 from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.pixels import Likelihood, pixel_head
@@ -53,6 +53,7 @@ class VAE(LatentVariable):
     def __init__(
         self,
         image_shape: Sequence[int] = (1, 28, 28),
+        *,
         latent_dim: int = 50,
         hidden_dims: tuple[int, ...] = (200, 200),
         activation: Activation = "tanh",
@@ -69,19 +70,13 @@ class VAE(LatentVariable):
     ) -> None:
         super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
         self.save_hyperparameters()
-        require(latent_dim >= 1, f"latent_dim must be at least 1, got {latent_dim}")
-        require(
-            bool(hidden_dims) and min(hidden_dims) >= 1, f"hidden_dims must be positive, got {hidden_dims}"
-        )
-        require(sigma > 0, f"sigma must be positive, got {sigma}")
-        require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
-        require(warmup_epochs >= 0, f"warmup_epochs must not be negative, got {warmup_epochs}")
-        require(free_bits >= 0, f"free_bits must not be negative, got {free_bits}")
+        at_least(1, latent_dim=latent_dim, num_samples=num_samples)
+        positive(hidden_dims=hidden_dims, sigma=sigma)
+        not_negative(warmup_epochs=warmup_epochs, free_bits=free_bits)
         require(not (free_bits and kl == "monte_carlo"), "free_bits needs kl: analytic, got kl: monte_carlo")
         self.latent_dim, self.num_samples, self.kl = latent_dim, num_samples, kl
         self.warmup_epochs, self.free_bits = warmup_epochs, free_bits
-        pixels = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
-        self.encoder = MLP(pixels, hidden_dims, activation)
+        self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
         self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
         self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
         self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)

@@ -21,7 +21,7 @@ from zoo.contract.capabilities import Partition
 from zoo.contract.shapes import PerImage
 from zoo.errors import require
 from zoo.parts.annealing.paths import Betas, Path, anneal, anneal_back, tripartite
-from zoo.parts.annealing.verdicts import exactly, partition
+from zoo.parts.annealing.verdicts import estimated, exactly
 from zoo.parts.distributions.bits import draw_bits
 from zoo.parts.estimators import log_mean_exp
 
@@ -148,7 +148,7 @@ def log_partition(
     """
     if min(pair.weight.shape) <= ENUMERABLE:
         return exactly(float(pair.smaller().log_densities().logsumexp(0)))
-    return partition(anneal(pair, num_chains, schedule(num_steps))[0], num_steps)
+    return estimated(anneal(pair, num_chains, schedule(num_steps))[0], num_steps)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from zoo.contract.capabilities import Partition
 from zoo.errors import require
 from zoo.parts.annealing.binary_pair import ENUMERABLE, ENUMERATED_AT_ONCE, Units, settings
 from zoo.parts.annealing.paths import Path, anneal, tripartite
-from zoo.parts.annealing.verdicts import exactly, partition
+from zoo.parts.annealing.verdicts import estimated, exactly
 from zoo.parts.distributions.bits import draw_bits
 
 
@@ -104,7 +104,7 @@ class GaussianPair(Path[GaussianState]):
         """
         if len(self.b) <= ENUMERABLE:
             return exactly(float(self.log_densities().logsumexp(0)))
-        return partition(anneal(self, num_chains, tripartite(num_steps))[0], num_steps)
+        return estimated(anneal(self, num_chains, tripartite(num_steps))[0], num_steps)
 
 
 def _noisy(mean: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ SHORTER = 4
 """How many times fewer steps a pilot takes."""
 
 
-def partition(log_w: PerImage, num_steps: int) -> Partition:
+def estimated(log_w: PerImage, num_steps: int) -> Partition:
     """The log Z of the weights of chains [M]; its error by the delta method.
 
     Args:

@@ -24,7 +24,7 @@ def bumps(num_steps: int, num_bumps: int) -> Tensor:
     return (-0.5 * ((t[:, None] - centres) / spacing).square()).softmax(1)
 
 
-class Betas(nn.Module):
+class NoiseSchedule(nn.Module):
     """How much of its input each step replaces by noise.
 
     Args:

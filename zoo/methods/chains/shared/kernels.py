@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, kl_divergence
 from torch.nn.functional import logsigmoid
 
-from zoo.contract.shapes import Images, PerImage
-from zoo.methods.chains.shared.betas import BETA_RANGE, Betas
+from zoo.contract import Images, PerImage
+from zoo.methods.chains.shared.betas import BETA_RANGE, NoiseSchedule
 from zoo.methods.chains.shared.products import Change, Kernel
 
 Steps = Int[Tensor, " images"]
@@ -30,7 +30,7 @@ class Chain(nn.Module, ABC):
         network: What the reverse kernel is made of: `network(x_t, t)`.
     """
 
-    def __init__(self, betas: Betas, network: nn.Module) -> None:
+    def __init__(self, betas: NoiseSchedule, network: nn.Module) -> None:
         super().__init__()
         self.betas, self.network = betas, network
 
@@ -138,7 +138,7 @@ class GaussianChain(Chain):
         form: How these make mean and variance: as in the released code, or as in the paper's appendix.
     """
 
-    def __init__(self, betas: Betas, network: nn.Module, form: Literal["released", "paper"]) -> None:
+    def __init__(self, betas: NoiseSchedule, network: nn.Module, form: Literal["released", "paper"]) -> None:
         super().__init__(betas, network)
         self.form = form
 
@@ -193,7 +193,7 @@ class BinomialChain(Chain):
         activity: Rho.
     """
 
-    def __init__(self, betas: Betas, network: nn.Module, activity: float) -> None:
+    def __init__(self, betas: NoiseSchedule, network: nn.Module, activity: float) -> None:
         super().__init__(betas, network)
         self.activity = activity
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, leaky_relu, softplus
 
-from zoo.contract.shapes import Images
+from zoo.contract import Images
 from zoo.methods.chains.shared.betas import bumps
 from zoo.parts.networks.convolutional import halvings
 from zoo.parts.networks.unet import SCALES, SMALL

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zoo.contract.shapes import Images, PerImage
+from zoo.contract import Images, PerImage
 
 
 class Kernel(NamedTuple):
@@ -18,7 +18,7 @@ class Kernel(NamedTuple):
 
 Change = Callable[[Kernel, int], Kernel]
 """What is made of the reverse kernel at a step."""
-Share = Callable[[int], float]
+Power = Callable[[int], float]
 """The power to which the other distribution is raised at a step."""
 
 
@@ -31,23 +31,23 @@ def with_pixels(known: Tensor, x: Images) -> Change:
     return change
 
 
-def with_gaussian(x: Images, precision: Tensor, share: Share) -> Change:
+def with_gaussian(x: Images, precision: Tensor, power: Power) -> Change:
     """Multiply a Gaussian kernel by N(x, 1 / precision)."""
 
     def change(kernel: Kernel, step: int) -> Kernel:
-        weight = precision * share(step) * kernel.variance
+        weight = precision * power(step) * kernel.variance
         return Kernel((kernel.mean + weight * x) / (1 + weight), kernel.variance / (1 + weight))
 
     return change
 
 
-def with_smooth(log_r: Callable[[Images], PerImage], share: Share) -> Change:
+def with_smooth(log_r: Callable[[Images], PerImage], power: Power) -> Change:
     """Multiply a Gaussian kernel by a smooth r: its mean moves by its variance times the slope of log r."""
 
     def change(kernel: Kernel, step: int) -> Kernel:
         with torch.enable_grad():
             mean = kernel.mean.detach().requires_grad_()
             (slope,) = torch.autograd.grad(log_r(mean).sum(), mean)
-        return Kernel(kernel.mean + share(step) * kernel.variance * slope, kernel.variance)
+        return Kernel(kernel.mean + power(step) * kernel.variance * slope, kernel.variance)
 
     return change

@@ -6,16 +6,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent
+from torch.nn.functional import softplus
 
-from zoo.contract.shapes import Codes, Images, PerImage
-from zoo.methods.energy.shared.contrastive import Pair
+from zoo.contract import Codes, Images, PerImage
+from zoo.methods.energy.shared.contrastive import first_weights
 from zoo.methods.energy.shared.visible import BinaryVisible
 from zoo.parts.distributions.bits import bernoulli, draw_bits
 from zoo.parts.estimators import log_mean_exp
 
 
-class Level(Pair):
-    """Two neighbouring layers: first an RBM, then p(v|h) by its weights and q(h|v) by weights of its own.
+class Level(nn.Module):
+    """Two neighbouring layers of bits: first an RBM, then p(v|h) by its weights and q(h|v) by its own.
 
     The top level stays an RBM, and has no other weights.
 
@@ -25,15 +26,36 @@ class Level(Pair):
         top: Whether it stays an RBM.
     """
 
-    pixels: BinaryVisible
-
     def __init__(self, shape: tuple[int, ...], num_hidden: int, top: bool) -> None:
         super().__init__()
-        self.couple(BinaryVisible(shape), num_hidden)
+        self.pixels = BinaryVisible(shape)
+        self.weight = first_weights(self.pixels.dim, num_hidden)
+        self.bias = nn.Parameter(torch.zeros(num_hidden))
         self.top = top
         if not top:
             self.weight_up = nn.Parameter(self.weight.detach().clone())
             self.bias_up = nn.Parameter(self.bias.detach().clone())
+
+    @property
+    def theta(self) -> tuple[nn.Parameter, ...]:
+        """What the RBM learns: W, b, c, and what else it has."""
+        return self.weight, self.bias, self.pixels.bias
+
+    def drive(self, v: Tensor) -> Tensor:
+        """The RBM's logits vW + b of p(h = 1|v), [B, H]."""
+        return (v @ self.weight).to(self.bias) + self.bias
+
+    def free_energy(self, v: Tensor) -> Tensor:
+        """The RBM's F(v) = -log sum_h exp(vWh + bh + cv), [B]."""
+        return self.pixels.energy(v) - softplus(self.drive(v)).sum(1)
+
+    @torch.no_grad()
+    def gibbs(self, v: Tensor, num_steps: int) -> Tensor:
+        """Units [B, D] after steps h ~ p(h|v), v ~ p(v|h) of the RBM."""
+        for _ in range(num_steps):
+            h = draw_bits(torch.addmm(self.bias, v, self.weight).to(self.bias))
+            v = draw_bits(torch.addmm(self.pixels.bias, h, self.weight.T).to(self.bias))
+        return v
 
     @torch.no_grad()
     def tie(self) -> None:

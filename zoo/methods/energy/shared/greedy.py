@@ -7,20 +7,36 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from zoo.contract.batch import Batch, PixelKind, Terms
-from zoo.contract.shapes import Images
-from zoo.errors import require
+from zoo.contract import Batch, Images, PixelKind, Terms
+from zoo.errors import at_least, positive, require
 from zoo.methods.energy.shared.belief import Level, Stack
-from zoo.methods.energy.shared.contrastive import Contrastive
+from zoo.methods.energy.shared.contrastive import Contrastive, Pace
 from zoo.parts.schedules import phase
 from zoo.randomness import own_stream
 
 MEANS_AT_ONCE = 1000
+
+
+class Plan(NamedTuple):
+    """The settings of greedy learning and of the up-down algorithm."""
+
+    pretrain_epochs: tuple[int, ...]
+    """Epochs of each level's greedy learning."""
+    start: Literal["random", "transposed"]
+    """`random`, or `transposed`: as the level below turned over."""
+    gibbs_steps: int
+    """k, Gibbs steps of contrastive divergence while a level learns."""
+    lengthen_every: int
+    """Epochs of a level after which k grows by `gibbs_steps`; 0 never."""
+    updown_steps: tuple[int, ...]
+    """k in the up-down algorithm, for equal shares of its epochs."""
+    updown_lr: float
+    """Step size at the start of the up-down algorithm."""
 
 
 class Greedy(Contrastive):
@@ -32,62 +48,37 @@ class Greedy(Contrastive):
     Args:
         image_shape: (C, H, W) of one image.
         hidden_dims: Units of the hidden layers, from the pixels up; two or more.
-        pretrain_epochs: Epochs of each level's greedy learning.
-        start: `random`, or `transposed`: as the level below turned over.
-        gibbs_steps: k, Gibbs steps of contrastive divergence while a level learns.
-        lengthen_every: Epochs of a level after which k grows by `gibbs_steps`; 0 never.
-        updown_steps: k in the up-down algorithm, for equal shares of its epochs.
-        lr: Step size at the start of each level.
-        updown_lr: Step size at the start of the up-down algorithm.
-        lr_schedule: As in `Contrastive`, over the epochs of each phase.
-        weight_decay: As in `Contrastive`.
-        momentum: As in `Contrastive`.
-        momentum_final: As in `Contrastive`.
-        momentum_epochs: As in `Contrastive`.
+        plan: The settings of the phases.
+        pace: The settings of the descent; its epochs are those of each phase.
+
+    Raises:
+        UsageError: If a number is out of range, or layers have not the widths that the start needs.
     """
 
     ddp_options = {"broadcast_buffers": False, "find_unused_parameters": True}
     stack: Stack
 
     def __init__(
-        self,
-        image_shape: Sequence[int],
-        hidden_dims: tuple[int, ...],
-        pretrain_epochs: tuple[int, ...],
-        start: Literal["random", "transposed"],
-        gibbs_steps: int,
-        lengthen_every: int,
-        updown_steps: tuple[int, ...],
-        lr: float,
-        updown_lr: float,
-        lr_schedule: Literal["constant", "linear"],
-        weight_decay: float,
-        momentum: float,
-        momentum_final: float,
-        momentum_epochs: int,
+        self, image_shape: Sequence[int], *, hidden_dims: tuple[int, ...], plan: Plan, pace: Pace
     ) -> None:
-        super().__init__(
-            image_shape, lr, lr_schedule, weight_decay, momentum, momentum_final, momentum_epochs
-        )
+        super().__init__(image_shape, pace=pace)
         require(len(hidden_dims) > 1, f"hidden_dims must be at least two layers, got {hidden_dims}")
         require(
-            len(pretrain_epochs) == len(hidden_dims),
-            f"pretrain_epochs must be one number per hidden layer, {len(hidden_dims)}, got {pretrain_epochs}",
+            len(plan.pretrain_epochs) == len(hidden_dims),
+            f"pretrain_epochs must be one number per hidden layer, {len(hidden_dims)}, "
+            f"got {plan.pretrain_epochs}",
         )
-        lists = {"hidden_dims": hidden_dims, "pretrain_epochs": pretrain_epochs, "updown_steps": updown_steps}
-        for name, values in lists.items():
-            least = min(values, default=0)
-            require(least >= 1, f"{name} must be at least 1, got {least}")
-        require(gibbs_steps >= 1, f"gibbs_steps must be at least 1, got {gibbs_steps}")
-        require(lengthen_every >= 0, f"lengthen_every must be at least 0, got {lengthen_every}")
-        require(updown_lr > 0, f"updown_lr must be positive, got {updown_lr}")
+        at_least(1, hidden_dims=hidden_dims, pretrain_epochs=plan.pretrain_epochs)
+        at_least(1, updown_steps=plan.updown_steps, gibbs_steps=plan.gibbs_steps)
+        at_least(0, lengthen_every=plan.lengthen_every)
+        positive(updown_lr=plan.updown_lr)
         widths = (math.prod(self.image_shape), *hidden_dims)
         require(
-            start == "random" or widths[2:] == widths[:-2],
+            plan.start == "random" or widths[2:] == widths[:-2],
             f"start: transposed needs layers as wide as two below them, got {widths}",
         )
-        self.pretrain_epochs, self.start, self.updown_lr = pretrain_epochs, start, updown_lr
-        self.gibbs_steps, self.lengthen_every, self.updown_steps = gibbs_steps, lengthen_every, updown_steps
+        self.pretrain_epochs, self.start, self.gibbs_steps, self.lengthen_every = plan[:4]
+        self.updown_steps, self.updown_lr = plan[4:]
 
     @abstractmethod
     def contrast_top(self, h: Tensor, batch: Batch) -> tuple[Terms, Tensor]:
@@ -163,7 +154,7 @@ class Greedy(Contrastive):
 
     def contrast(self, level: Level, v: Tensor) -> tuple[Terms, Tensor]:
         """The terms of contrastive divergence from units [B, D], and where its chains end."""
-        v_model = level.pixels.gibbs(v, self.num_steps, *level.theta)[0]
+        v_model = level.gibbs(v, self.num_steps)
         data, model = level.free_energy(v), level.free_energy(v_model)
         return {"energy_data": data, "energy_model": model, "loss": data - model}, v_model
 

@@ -13,20 +13,15 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 from torch.nn.functional import logsigmoid, softplus
 
-from zoo.contract.batch import PixelKind
-from zoo.contract.capabilities import Partition
-from zoo.contract.shapes import Images, PerImage
+from zoo.contract import BYTE, MID_GREY, Images, Partition, PerImage, PixelKind
 from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition
 from zoo.parts.annealing.gaussian_pair import GaussianPair
 from zoo.parts.distributions.bits import PIXEL_DIMS, draw_bits
 from zoo.parts.estimators import log_mean_exp
 
-MID_GREY = 0.5
-"""The mean before any image is seen."""
 SMALLEST_STD = 0.1
 """Standard deviation that every pixel counts as having at least: a constant one is not blown up."""
 QUADRATURE_POINTS = 16
-BYTE = 255.0
 
 
 class Visible(nn.Module, ABC):
@@ -80,16 +75,6 @@ class Visible(nn.Module, ABC):
     @abstractmethod
     def draw(self, m: Tensor) -> Tensor:
         """Units given the hidden ones, by their natural parameters m = c + Wh, [B, D]."""
-
-    @torch.no_grad()
-    def gibbs(self, v: Tensor, num_steps: int, weight: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Units [B, D] after steps h ~ p(h|v), v ~ p(v|h), and the natural parameters of the last p(v|h)."""
-        m = v
-        for _ in range(num_steps):
-            h = draw_bits(torch.addmm(b, v, weight).to(b))
-            m = torch.addmm(c, h, weight.T).to(c)
-            v = self.draw(m)
-        return v, m
 
     @abstractmethod
     def emission(self, m: Tensor) -> Independent:

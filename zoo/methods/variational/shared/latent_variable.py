@@ -7,20 +7,23 @@ from typing import Any
 import torch
 from torch.distributions import Distribution
 
-from zoo.contract.batch import PixelKind
-from zoo.contract.capabilities import (
+from zoo.contract import (
+    Codes,
     Decodes,
+    Descent,
     Explains,
     Explanation,
+    Images,
     Infers,
+    PerImage,
+    PerSample,
+    PixelKind,
     Reconstructs,
     Samples,
     Side,
     Weights,
 )
-from zoo.contract.learning import Descent
-from zoo.contract.shapes import Codes, Images, PerImage, PerSample
-from zoo.errors import require
+from zoo.errors import at_least, positive
 from zoo.parts.distributions.pixels import PixelHead
 from zoo.parts.estimators import importance_bound
 from zoo.parts.schedules import Schedule, scheduled
@@ -58,8 +61,7 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
         adam_eps: float,
     ) -> None:
         super().__init__(image_shape)
-        for name, value in {"lr": lr, "lr_final": lr_final, "adam_eps": adam_eps}.items():
-            require(value > 0, f"{name} must be positive, got {value}")
+        positive(lr=lr, lr_final=lr_final, adam_eps=adam_eps)
         self.lr, self.lr_final, self.adam_eps = lr, lr_final, adam_eps
         self.lr_schedule: Schedule = lr_schedule
 
@@ -100,16 +102,13 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        require(n >= 1, f"n must be at least 1, got {n}")
+        at_least(1, n=n)
         with drawing_from(generator):
             return self._picture(self.prior().sample((n,)))
 
     @torch.no_grad()
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
         return (self.posterior(x).mean,)
-
-    def encode(self, x: Images) -> Codes:
-        return self.posterior_means(x)[-1]
 
     @torch.no_grad()
     def decode(self, z: Codes) -> Images:
