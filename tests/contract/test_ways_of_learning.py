@@ -4,27 +4,14 @@ import copy
 
 import pytest
 import torch
-from support import (
-    MatchingMeans,
-    MeanByDescent,
-    MeanInOnePass,
-    Repeated,
-    batch,
-    state,
-    tiny,
-    trainer,
-)
+from support import MatchingMeans, MeanByDescent, MeanInOnePass, Repeated, batch, state, tiny, trainer
 from torch import nn
 
-from zoo.contract.capabilities import (
-    Samples,
-)
+from zoo.contract.capabilities import Samples
 from zoo.contract.learning import Game
 from zoo.contract.method import Method
 from zoo.data.sets import Digits
 from zoo.errors import NonFiniteError, UsageError
-
-# The three ways to learn, each proved by the smallest method there is.
 
 
 def test_a_descent_descends(digits):

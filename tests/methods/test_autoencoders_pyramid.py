@@ -11,9 +11,6 @@ from zoo.parts.estimators import psnr
 SHAPE = (1, 8, 8)
 
 
-# 4. The loss.
-
-
 def enlarged(pyramid: list[torch.Tensor]) -> torch.Tensor:
     x = pyramid[-1]
     for level in reversed(pyramid[:-1]):

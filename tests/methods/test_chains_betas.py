@@ -5,8 +5,6 @@ import torch
 
 from zoo.methods.chains.shared.betas import NoiseSchedule, bumps
 
-# 1. Schedules.
-
 
 @pytest.mark.parametrize("num_steps", [2, 40, 2000])
 def test_the_harmonic_schedule_takes_away_as_much_at_every_step(num_steps):

@@ -38,9 +38,6 @@ def test_binomial_states_step_by_step_are_those_of_the_closed_form():
                 assert float(x[bit::2].mean()) == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) * 2 / n))
 
 
-# 2. Posteriors.
-
-
 @pytest.mark.parametrize("t", [2, 10, 19])
 def test_the_gaussian_posterior_is_the_normalised_product(t):
     chain = ExactGaussian(NoiseSchedule("harmonic", 20, 3))

@@ -28,9 +28,6 @@ TINY = {"hidden_dims": (16, 8), "pretrain_epochs": 1, "num_starts": 9, "walk_ste
 SHAPE = (1, 2, 3)
 
 
-# Denoising autoencoders.
-
-
 def labelled(x) -> Batch:
     return Batch(x, torch.zeros(len(x), dtype=torch.int64), torch.arange(len(x)))
 

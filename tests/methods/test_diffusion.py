@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from chain_models import BITS, PHASES, ExactGaussian, Nothing, heartbeat_chain, steps
-from support import begun, images, suited_digits, tiny, trainer
+from support import batch, begun, images, suited_digits, tiny, trainer
 from torch import nn
 
 from zoo.contract.batch import Batch
@@ -26,7 +26,7 @@ TINY = {
     "schedule": "learnt",
 }
 
-# 3. The bound.
+# The bound.
 
 
 @pytest.mark.parametrize(("schedule", "num_steps"), [("harmonic", 20), ("linear", 50), ("learnt", 30)])
@@ -152,7 +152,7 @@ def test_the_paper_s_form_of_the_kernel():
     torch.testing.assert_close(paper.mean, (x - 2) * (1 - variance) + 2)
 
 
-# 4. Samplers.
+# Samplers.
 
 
 @pytest.mark.parametrize(("kind", "ratio"), [("exact", 1.0), ("beta", 0.9999), ("posterior", 0.9911)])
@@ -200,7 +200,7 @@ def test_a_trajectory_has_every_state():
     assert all(state.shape == (3, 1, 8, 8) for state in states)
 
 
-# 5. Time, averages, normalisation, repairs.
+# Time, averages, normalisation, repairs.
 
 
 @pytest.mark.parametrize("backbone", ["multiscale", "unet", "mlp", "rbf"])
@@ -262,3 +262,19 @@ def test_a_short_fit_brings_the_bound_up():
     trainer(max_epochs=15).fit(method, datamodule=data)
     torch.manual_seed(0)
     assert method.log_prob(x, 1).mean().item() > before + 5
+
+
+def test_the_average_of_a_constant_stream():
+    method = begun("Diffusion", ema_decay=0.5)
+    with torch.no_grad():
+        for p in method.average.network.parameters():
+            p.zero_()
+        for p in method.chain.parameters():
+            p.fill_(1.0)
+    weight = 0.0
+    for k in range(6):
+        method.on_train_batch_end(None, batch(), k)
+        decay = min(0.5, (1 + k) / (10 + k))
+        weight = decay * weight + 1 - decay
+        for p in method.average.network.parameters():
+            torch.testing.assert_close(p, torch.full_like(p, weight))

@@ -4,8 +4,6 @@ import torch
 from energy_models import D, H, fitted, joint, rbm
 from support import all_states, images, tiny, trainer
 
-# Persistent chains.
-
 
 def test_chains_of_a_model_that_does_not_learn_have_its_exact_moments():
     method = rbm(num_chains=100, scale=0.5)

@@ -12,10 +12,7 @@ from torch import nn
 from zoo.contract.batch import Batch
 from zoo.data.sets import Digits
 from zoo.methods.adversarial.gan import GAN
-from zoo.parts.networks.average import Average
 from zoo.parts.networks.convolutional import ConvDecoder, ConvEncoder, halvings
-
-# Networks.
 
 
 def test_the_networks_of_2014():
@@ -157,24 +154,3 @@ def test_batch_norm_sees_real_and_generated_images_in_passes_of_their_own():
     norm.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     method.discriminator_loss(images((1, 28, 28), 4), images((1, 28, 28), 7)[:4])
     assert sizes == [4, 4]
-
-
-# The average.
-
-
-def test_the_average_warms_up_towards_its_decay_and_copies_buffers():
-    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
-    average = Average(net, 0.9)
-    start = net[0].weight.item()
-    with torch.no_grad():
-        net[0].weight.fill_(start + 1)
-    net[1].running_mean.fill_(5.0)
-    gap = 1.0
-    for t in range(200):
-        average.update(net)
-        gap *= min(0.9, (1 + t) / (10 + t))
-        assert start + 1 - average.network[0].weight.item() == pytest.approx(gap, abs=1e-5)
-    assert int(average.updates) == 200
-    assert average.network[1].running_mean.item() == 5.0
-    assert not any(p.requires_grad for p in average.parameters())
-    assert all(p.requires_grad for p in net.parameters())

@@ -56,7 +56,7 @@ def linear_glo(**options) -> GLO:
     return method
 
 
-# 1. The optimizer of the codes.
+# The optimizer of the codes.
 
 
 def test_a_row_that_is_not_looked_up_does_not_move():
@@ -92,7 +92,7 @@ def test_a_fit_moves_the_codes_of_the_images_it_saw(optimizer):
     assert torch.equal(moved.nonzero()[:, 0], torch.cat(seen).sort().values)
 
 
-# 2. Row numbers.
+# Row numbers.
 
 
 @pytest.mark.parametrize("subset", [None, 600])
@@ -112,7 +112,7 @@ def test_every_image_finds_its_own_code_on_two_processes(two_processes):
     assert max(errors) < 1e-5
 
 
-# 3. The ball.
+# The ball.
 
 
 def test_projection():
@@ -161,7 +161,7 @@ def test_peak_signal_to_noise_ratio():
     torch.testing.assert_close(psnr(x, x + 0.1), torch.full((4,), 20.0), rtol=1e-4, atol=0)
 
 
-# 5. Sampling and encoding.
+# Sampling and encoding.
 
 
 def test_the_fitted_gaussian_has_the_full_covariance_of_the_codes():

@@ -17,9 +17,6 @@ def _seed():
     torch.manual_seed(0)
 
 
-# ---------------------------------------------------------------- likelihoods
-
-
 @pytest.mark.parametrize("likelihood", GAUSSIANS)
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.7])
 def test_gaussian_pixels_start_at_sigma_and_peak_at_their_normalisation(likelihood, sigma):

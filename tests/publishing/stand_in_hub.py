@@ -41,6 +41,8 @@ class Store:
     blobs: dict[str, bytes] = field(default_factory=dict)
     collections: dict[str, list[str]] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
+    changed: set[str] = field(default_factory=set)
+    """Names of files that are served with another last bit than was uploaded."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -194,6 +196,8 @@ class Handler(BaseHTTPRequestHandler):
         if content is None:
             self.refuse(404, "EntryNotFound" if oid in repository.commits else "RevisionNotFound")
             return
+        if path in self.store.changed:
+            content = content[:-1] + bytes([content[-1] ^ 1])
         etag = hashlib.sha256(content).hexdigest()
         self.answer(content, {"X-Repo-Commit": oid, "ETag": f'"{etag}"'})
 

@@ -9,9 +9,7 @@ import yaml
 
 from zoo.errors import UsageError
 from zoo.hub import recipe_files
-from zoo.publishing.checkpoints import (
-    CARD,
-)
+from zoo.publishing.checkpoints import CARD
 from zoo.publishing.reproduce import Training, recipe_of, reproduce
 
 

@@ -54,9 +54,6 @@ def results(**changes):
     return Results(**fields | changes)
 
 
-# --- agreement
-
-
 def changed(value, protocol=FID, name="test/fid"):
     first = results()
     return dataclasses.replace(first, numbers=first.numbers | {name: number(value, protocol, 0.5)})

@@ -48,9 +48,6 @@ def numbers_of(result):
     return [float(v) for v in torch.tensor([result], dtype=torch.float64).flatten()]
 
 
-# --- as torchmetrics
-
-
 class Flat(nn.Module):
     """Pixels as features."""
 

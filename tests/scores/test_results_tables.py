@@ -25,9 +25,6 @@ def line_of(lines, start):
     return line
 
 
-# --- tables
-
-
 def test_the_table_shows_every_number_its_floors_its_unit_and_its_protocol():
     lines = shown(results().table())
     fid = line_of(lines, "fid (2)")
