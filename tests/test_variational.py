@@ -387,7 +387,9 @@ def test_reported_bound_knows_neither_warm_up_nor_free_bits(likelihood, epochs_d
     with torch.no_grad():
         plain.posterior_head.linear.weight.mul_(0.1)
         plain.posterior_head.linear.bias.copy_(torch.tensor([2.5, 2.0, 0.2, -1.0, -0.5, 0.1]))
-    eased = VAE(SHAPE, 3, (6, 6), likelihood=likelihood, warmup_epochs=10.0, free_bits=floor)
+    eased = VAE(
+        SHAPE, latent_dim=3, hidden_dims=(6, 6), likelihood=likelihood, warmup_epochs=10.0, free_bits=floor
+    )
     eased.load_state_dict(plain.state_dict())
     x = binary_images(12)
     expected = seeded_terms(plain, x)
@@ -411,7 +413,7 @@ def test_elbo_is_minus_rate_minus_distortion():
 
 def test_free_bits_of_zero_have_the_plain_gradient():
     plain = tiny_vae()
-    floored = VAE(SHAPE, 3, (6, 6), free_bits=1e-30)
+    floored = VAE(SHAPE, latent_dim=3, hidden_dims=(6, 6), free_bits=1e-30)
     floored.load_state_dict(plain.state_dict())
     x = binary_images(12)
     expected, found = seeded_gradients(plain, x), seeded_gradients(floored, x)
@@ -675,7 +677,7 @@ def test_dreg_and_plain_encoder_gradients_have_the_same_mean(layers):
 @pytest.mark.parametrize("likelihood", GAUSSIANS)
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.7])
 def test_gaussian_pixels_start_at_sigma_and_peak_at_their_normalisation(likelihood, sigma):
-    vae = VAE(SHAPE, 3, (6, 6), likelihood=likelihood, sigma=sigma)
+    vae = VAE(SHAPE, latent_dim=3, hidden_dims=(6, 6), likelihood=likelihood, sigma=sigma)
     if likelihood == "gaussian_per_pixel":
         nn.init.zeros_(vae.pixels.sigma_map.linear.weight)
     p = vae.likelihood(torch.randn(5, 3))
@@ -700,7 +702,7 @@ def test_gaussian_log_density_is_the_formula(likelihood):
 
 @pytest.mark.parametrize("likelihood", ["gaussian_learned", "gaussian_per_pixel"])
 def test_learned_sigma_never_falls_below_its_floor(likelihood):
-    pixels = VAE(SHAPE, 3, (4,), likelihood=likelihood).pixels
+    pixels = VAE(SHAPE, latent_dim=3, hidden_dims=(4,), likelihood=likelihood).pixels
     with torch.no_grad():
         sigma = pixels.raw_sigma if pixels.sigma_map is None else pixels.sigma_map.linear.bias
         sigma.fill_(-1e3)
@@ -720,7 +722,10 @@ def test_learned_sigma_receives_a_gradient(likelihood):
 
 
 def test_a_free_sigma_asks_for_dequantised_pixels():
-    accepted = {name: VAE(SHAPE, 3, (6,), likelihood=name).accepts for name in ["bernoulli", *GAUSSIANS]}
+    accepted = {
+        name: VAE(SHAPE, latent_dim=3, hidden_dims=(6,), likelihood=name).accepts
+        for name in ["bernoulli", *GAUSSIANS]
+    }
     assert accepted == {
         "bernoulli": ("binary",),
         "gaussian_fixed": ("real", "deq"),
