@@ -67,7 +67,7 @@ def covariance(method) -> torch.Tensor:
 def random_pca(shape=SHAPE, latent_dim=3) -> PCA:
     """Any W, not one whose columns are orthogonal."""
     torch.manual_seed(2)
-    method = PCA(shape, latent_dim)
+    method = PCA(shape, latent_dim=latent_dim)
     with torch.no_grad():
         method.mean.uniform_()
         method.weight.normal_()

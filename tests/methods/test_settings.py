@@ -15,6 +15,8 @@ from zoo import from_pretrained
 from zoo.contract import Emits, Walks
 from zoo.contract.saved import save_pretrained
 from zoo.errors import UsageError
+from zoo.methods.energy.shared.contrastive import Pace
+from zoo.methods.energy.shared.greedy import Plan
 
 METHODS = sorted(zoo.METHODS)
 ROOMS = ("contract", "parts", "methods")
@@ -103,6 +105,19 @@ def test_no_method_writes_again_what_its_capability_gives(name):
     own = vars(zoo.method_class(name))
     assert "sample" not in own
     assert "walk" not in own or name == "DAE"  # it emits after its walk
+
+
+@pytest.mark.parametrize("name", ["RBM", "DBN", "LabelDBN"])
+def test_grouped_settings_arrive_under_their_own_names(name):
+    values = {"lr": 0.2, "weight_decay": 0.3, "momentum": 0.4, "momentum_final": 0.6, "momentum_epochs": 7}
+    values |= {"lr_schedule": "linear", "gibbs_steps": 3, "lengthen_every": 4}
+    if name != "RBM":
+        values |= {"pretrain_epochs": (2, 5, 6), "updown_steps": (8, 9), "updown_lr": 0.7}
+        values |= {"hidden_dims": (7, 64, 7), "start": "transposed"}
+    method = tiny(name, **values)
+    fields = {*Pace._fields, *(Plan._fields if name != "RBM" else ("gibbs_steps", "lengthen_every"))}
+    assert fields <= values.keys()
+    assert {field: getattr(method, field) for field in fields} == {field: values[field] for field in fields}
 
 
 def test_no_two_classes_or_constants_of_the_ground_share_a_name():

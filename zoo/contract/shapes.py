@@ -11,4 +11,3 @@ PerImage: TypeAlias = Float[Tensor, " batch"]  # noqa: F722
 PerSample: TypeAlias = Float[Tensor, "sample batch"]  # noqa: F722
 Labels: TypeAlias = Int[Tensor, " batch"]  # noqa: F722
 LogProbs: TypeAlias = Float[Tensor, "batch classes"]  # noqa: F722
-Scalar: TypeAlias = Float[Tensor, ""]  # noqa: F722

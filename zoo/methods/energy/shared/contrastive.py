@@ -55,7 +55,8 @@ class Contrastive(Descent):
     def __init__(self, image_shape: Sequence[int], *, pace: Pace) -> None:
         super().__init__(image_shape)
         self.lr, self.lr_schedule, self.weight_decay = pace.lr, pace.lr_schedule, pace.weight_decay
-        self.momentum, self.momentum_final, self.momentum_epochs = pace[3:]
+        self.momentum, self.momentum_final = pace.momentum, pace.momentum_final
+        self.momentum_epochs = pace.momentum_epochs
         positive(lr=self.lr)
         at_least(0, weight_decay=self.weight_decay, momentum_epochs=self.momentum_epochs)
         at_least(0, momentum=self.momentum, momentum_final=self.momentum_final)

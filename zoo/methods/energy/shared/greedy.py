@@ -77,8 +77,9 @@ class Greedy(Contrastive):
             plan.start == "random" or widths[2:] == widths[:-2],
             f"start: transposed needs layers as wide as two below them, got {widths}",
         )
-        self.pretrain_epochs, self.start, self.gibbs_steps, self.lengthen_every = plan[:4]
-        self.updown_steps, self.updown_lr = plan[4:]
+        self.pretrain_epochs, self.start = plan.pretrain_epochs, plan.start
+        self.gibbs_steps, self.lengthen_every = plan.gibbs_steps, plan.lengthen_every
+        self.updown_steps, self.updown_lr = plan.updown_steps, plan.updown_lr
 
     @abstractmethod
     def contrast_top(self, h: Tensor, batch: Batch) -> tuple[Terms, Tensor]:
