@@ -87,8 +87,8 @@ def leaderboard(
         html: A folder for the leaderboard with all pictures as one page, `index.html`.
         project: Project on W&B.
         entity: User or team on W&B; by default the one logged in.
-        code: Classes of methods of your own, such as `mypackage.mymethod.MyMethod`, whose papers and abilities
-            the page shall name; they are imported.
+        code: Classes of methods of your own, such as `mypackage.mymethod.MyMethod`, whose papers and
+            abilities the page shall name; they are imported.
     """
     from pathlib import Path
 
