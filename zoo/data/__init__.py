@@ -1,5 +1,7 @@
 """Images for every method: one family of data modules, all yielding the same `Batch`."""
 
+from typing import Any
+
 from zoo.data.modules import Binarize, ImageData, Pixels, Rows, Split
 from zoo.data.sets import DATA, MNIST, Digits, FashionMNIST, HubImages, ImageFolder, from_recipe
 from zoo.data.toys import Heartbeat, SwissRoll
@@ -20,3 +22,9 @@ __all__ = [
     "SwissRoll",
     "from_recipe",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in DATA:
+        return DATA[name]
+    raise AttributeError(f"module 'zoo.data' has no attribute {name!r}")

@@ -80,7 +80,7 @@ def leaderboard(
         folders: Checkpoints and runs, or folders with such; by default all of root. After `push` they are
             sent to W&B instead, `pull` ranks the runs there.
         data: Data set, such as `mnist`; a shell pattern.
-        metric: Such as `fid`; by default every one that ranks at least two checkpoints.
+        metric: Such as `fid`; by default every one that ranks at least two.
         family: Family of the methods, such as `energy`, `own` for those outside the zoo; a shell pattern.
         root: A folder of checkpoints and runs that are compared too; by default the checkout's checkpoints
             where no folders are given.
@@ -116,7 +116,7 @@ def leaderboard(
             sys.stdout.write(f"leaderboard: {write_page(found, Path(html), own)}\n")
             return
         entrants = [entrant(one) for one in found]
-    shown = boards(entrants, data, metric, family, 1 if metric else 2)
+    shown = boards(entrants, data, metric, family, 1 if metric else min(2, len(entrants)))
     require(bool(shown), f"nothing has such numbers: data {data}, metric {metric or '*'}, family {family}")
     for board in shown:
         console().print(table(board))
