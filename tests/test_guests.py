@@ -220,7 +220,7 @@ def test_the_leaderboard_takes_runs_folders_and_slugs_and_calls_them_apart(there
     assert all(slug in shown for slug in found)
     run(["leaderboard", "runs"])
     assert "bmm-version_0" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="must hold checkpoints or scored runs, found none in mypackage"):
+    with pytest.raises(UsageError, match="folders must hold checkpoints, found none in mypackage, nor"):
         run(["leaderboard", PACKAGE])
     with pytest.raises(UsageError, match="no folder and no checkpoint 'vae-digitz': did you mean vae-digits"):
         run(["leaderboard", "vae-digitz"])

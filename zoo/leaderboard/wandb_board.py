@@ -76,9 +76,9 @@ def pull(project: str, entity: str | None) -> list[Entrant]:
     found = []
     for run in runs:
         summary = {key: run.summary.get(key) for key in run.summary.keys()}  # noqa: SIM118
-        method, data = summary.get("method"), summary.get("data")
-        if isinstance(method, str) and isinstance(data, str):
-            found.append(Entrant(run.name, method, data.split()[0], _numbers(summary), {}, {}))
+        name, data = summary.get("method"), summary.get("data")
+        if isinstance(name, str) and isinstance(data, str):
+            found.append(Entrant(run.name, name, data.split()[0], _numbers(summary), {}, {}))
     return found
 
 

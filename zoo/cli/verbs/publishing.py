@@ -130,16 +130,19 @@ def _entries(folders: Sequence[str], root: str | None) -> list[Any]:
     from zoo.hub import model_folder, shelf
     from zoo.publishing.checkpoints import Checkpoint, scored
 
-    places = [Path(name) for name in folders if Path(name).is_dir()]
+    found, others = [], []
+    for name in folders:
+        if Path(name).is_dir():
+            found.append(("folders", Path(name)))
+        else:
+            others.append(Checkpoint(name.rsplit("/", 1)[-1], model_folder(name)))
     if root is not None or not folders:
-        places.append(Path(root) if root else shelf())
-    for place in places:
+        found.append(("root", Path(root) if root else shelf()))
+    for what, place in found:
         require(
-            bool(scored([place])), f"a folder must hold checkpoints or scored runs, found none in {place}"
+            bool(scored([place])), f"{what} must hold checkpoints, found none in {place}, nor scored runs"
         )
-    named = [name for name in folders if not Path(name).is_dir()]
-    others = [Checkpoint(name.rsplit("/", 1)[-1], model_folder(name)) for name in named]
-    return scored(places) + others
+    return scored([place for _, place in found]) + others
 
 
 def demo(models: Sequence[str] = (), host: str = "127.0.0.1", port: int = 7860) -> None:
