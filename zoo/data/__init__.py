@@ -1,7 +1,5 @@
 """Images for every method: one family of data modules, all yielding the same `Batch`."""
 
-from typing import Any
-
 from zoo.data.modules import Binarize, ImageData, Pixels, Rows, Split
 from zoo.data.sets import DATA, MNIST, Digits, FashionMNIST, HubImages, ImageFolder, from_recipe
 from zoo.data.toys import Heartbeat, SwissRoll
@@ -24,7 +22,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[ImageData]:
     if name in DATA:
         return DATA[name]
     raise AttributeError(f"module 'zoo.data' has no attribute {name!r}")
