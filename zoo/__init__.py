@@ -1,9 +1,10 @@
 """A model zoo of deep generative modelling's classic methods, with pretrained checkpoints."""
 
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.hub import list_models as list_models
+from zoo.hub import model_folder
 from zoo.methods import METHODS as METHODS
 from zoo.methods import from_folder, method_class
 
@@ -11,21 +12,6 @@ if TYPE_CHECKING:
     from zoo.contract.method import Method
 
 __version__ = "0.1.0"
-
-
-def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
-    """Slugs of all recipes that match a shell pattern.
-
-    Args:
-        pattern: Such as `*mnist*`.
-        pretrained: Only those whose trained checkpoint is in the checkout or the registry.
-    """
-    from zoo.hub import recipe_files, registry, shelf
-
-    slugs = set(recipe_files())
-    if pretrained:
-        slugs = {*registry(), *(path.parent.name for path in shelf().glob("*/config.json"))}
-    return sorted(slug for slug in slugs if fnmatch(slug, pattern))
 
 
 def from_pretrained(
@@ -49,8 +35,6 @@ def from_pretrained(
     Raises:
         UsageError: If there is no such model, or what is there is not what a method saved.
     """
-    from zoo.hub import model_folder
-
     return from_folder(model_folder(model, revision, org), code).to(device)
 
 

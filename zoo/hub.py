@@ -8,6 +8,7 @@ A model is named by its folder, by `owner/name` on the Hub, or by its slug: `vae
 import json
 import os
 from difflib import get_close_matches
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ def recipe_files() -> dict[str, Path]:
     return {}
 
 
+def list_models(pattern: str = "*", pretrained: bool = False) -> list[str]:
+    """Slugs of all recipes that match a shell pattern.
+
+    Args:
+        pattern: Such as `*mnist*`.
+        pretrained: Only those whose trained checkpoint is in the checkout or the registry.
+    """
+    slugs = set(recipe_files())
+    if pretrained:
+        slugs = {*registry(), *(path.parent.name for path in shelf().glob(f"*/{CONFIG}"))}
+    return sorted(slug for slug in slugs if fnmatch(slug, pattern))
+
+
 def registry() -> dict[str, dict[str, Any]]:
     """Slug to `sha256` {file: hash} and `revisions` {organisation: commit} of what is published."""
     return json.loads(REGISTRY.read_text()) if REGISTRY.is_file() else {}
@@ -55,6 +69,12 @@ def data_recipe(folder: Path, other: str | None = None) -> dict[str, Any]:
     if recipe is None:
         raise UsageError(f"{folder / CONFIG} does not name its data: give --data CLASS")
     return recipe
+
+
+def score_file(folder: Path) -> Path | None:
+    """The recorded score of a saved method: beside its weights, or, of a run's `model/`, beside that."""
+    places = (folder / METRICS, folder / RESULTS, folder.parent / RESULTS)
+    return next((path for path in places if path.is_file()), None)
 
 
 def model_folder(model: str | Path, revision: str | None = None, org: str | None = None) -> Path:

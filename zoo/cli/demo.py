@@ -19,12 +19,11 @@ from gradio.themes import Base  # pyright: ignore[reportMissingImports]
 from PIL import Image
 from torch import Tensor
 
-import zoo
 from zoo.contract.capabilities import Decodes, Encodes, Repairs, Samples, Walks
 from zoo.errors import UsageError, require
-from zoo.hub import model_folder
+from zoo.hub import list_models, model_folder
 from zoo.leaderboard.table import SIGNS, boards, entrant
-from zoo.methods import method_class
+from zoo.methods import from_folder, method_class
 from zoo.pictures.grids import grid, save_film
 from zoo.pictures.walks import CODES, EDGES, interpolate, mask, traverse
 from zoo.publishing.checkpoints import Checkpoint
@@ -65,7 +64,7 @@ def able(models: Sequence[str], *abilities: type) -> list[str]:
 def sampled(model: str, n: int, seed: int | None) -> Image.Image:
     """Samples as one picture."""
     n = _whole(n, "images", 1, MOST_IMAGES)
-    method: Any = zoo.from_pretrained(model_folder(model))
+    method: Any = from_folder(model_folder(model))
     return grid(method.sample(n, generator=_stream(seed)), max(1, round(n**0.5)))
 
 
@@ -172,7 +171,7 @@ def serve(models: Sequence[str], host: str, port: int) -> None:
     Raises:
         UsageError: If there is no such model, or the port is taken.
     """
-    blocks = page(models or zoo.list_models(pretrained=True))
+    blocks = page(models or list_models(pretrained=True))
     try:
         blocks.launch(
             server_name=host,

@@ -16,9 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from zoo.contract.about import class_name
 from zoo.contract.capabilities import Samples
 from zoo.contract.method import Method
-from zoo.contract.saved import save_pretrained
+from zoo.contract.saved import refuse_unsavable, save_pretrained
 from zoo.data.modules import ImageData
 from zoo.errors import OneLine, UsageError, require
 from zoo.files import write_bytes
@@ -209,6 +210,7 @@ class ZooCLI(LightningCLI):
             self._refuse_other_shape(config.get("config") or [])
             self.datamodule.setup()
             self.model.refuse_unsuitable(self.datamodule)
+            refuse_unsavable(self.model)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             checkpoint = config.get("ckpt_path")
             self.folder = Path(checkpoint).parent if checkpoint else _new_folder(self._recipe_folder())
@@ -287,12 +289,26 @@ class ZooCLI(LightningCLI):
         chosen = best if best.is_file() else self.folder / LAST
         trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(chosen), verbose=False)
         if trainer.is_global_zero:
-            model = save_pretrained(self.model, self.folder / "model", self.datamodule.recipe())
-            sys.stdout.write(
-                f"\nresults: {self.folder / 'results.json'}\nsamples: {self.folder / 'samples.png'}\n"
-                f"load:    python -c \"import zoo; print(zoo.from_pretrained('{model}').sample(4).shape)\"\n"
-                f"sample:  python -m zoo sample {model} --n 64 --out samples.png\n"
+            folder = save_pretrained(self.model, self.folder / "model", self.datamodule.recipe())
+            sys.stdout.write(f"\nresults: {self.folder / 'results.json'}\n{self._what_next(folder)}")
+
+    def _what_next(self, folder: Path) -> str:
+        """The lines that load the saved method and draw from it, or score it where it does not sample."""
+        path = class_name(type(self.model))
+        module, _, name = path.rpartition(".")
+        imports = f"import zoo; from {module} import {name}" if module else "import zoo"
+        loaded = f"zoo.from_pretrained('{folder}'{f', code={name}' if module else ''})"
+        code = f" --code {path}" if module else ""
+        if not isinstance(self.model, Samples):
+            return (
+                f'load:    python -c "{imports}; print({loaded})"\n'
+                f"score:   python -m zoo score {folder}{code}\n"
             )
+        return (
+            f"samples: {folder.parent / 'samples.png'}\n"
+            f'load:    python -c "{imports}; print({loaded}.sample(4).shape)"\n'
+            f"sample:  python -m zoo sample {folder}{code} --n 64 --out samples.png\n"
+        )
 
 
 def _listed(value: Any) -> list:

@@ -1,6 +1,7 @@
 """The parser of the light verbs: nothing here imports Lightning's trainer before it must."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 
 from zoo.cli.verbs.listing import data, list_
@@ -61,6 +62,6 @@ def _underscored(word: str) -> str:
 
 
 def _described(function: Callable, name: str) -> str:
-    """An argument's line in the docstring."""
-    lines = [line.strip() for line in (function.__doc__ or "").splitlines()]
-    return next(line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: "))
+    """What the docstring says of an argument."""
+    found = re.search(rf"^ +{name}: (.*(?:\n {{12}}.*)*)", function.__doc__ or "", re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""

@@ -1,10 +1,13 @@
 """A method as a folder: `config.json` and `model.safetensors`. Nothing in it is ever executed.
 
 The class is looked up by name in the registry, or is given by the caller: a file never chooses what is
-imported. A folder that names another class or lacks a tensor is refused.
+imported. It names a class outside the zoo by its full path, so that no class of the zoo is taken for it. A
+folder that names another class or lacks a tensor is refused.
 """
 
 import hashlib
+import inspect
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from zoo.contract.about import class_name
 from zoo.contract.method import Method
 from zoo.errors import UsageError, require
 from zoo.files import write_bytes, write_json
@@ -31,7 +35,7 @@ def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | N
     folder = Path(folder)
     config = {
         "format": FORMAT,
-        "class": type(method).__name__,
+        "class": class_name(type(method)),
         "init_args": dict(method.hparams_initial),
         "data": data,
         "versions": {"generative-zoo": version("generative-zoo"), "torch": torch.__version__},
@@ -41,12 +45,31 @@ def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | N
     return folder
 
 
+def refuse_unsavable(method: Method) -> None:
+    """Look before a training at what would stop `save_pretrained` or `load` after it.
+
+    Raises:
+        UsageError: If the arguments of the constructor were not saved, or are not plain JSON values.
+    """
+    kind, saved = type(method), dict(method.hparams_initial)
+    lost = ", ".join(sorted(inspect.signature(kind).parameters.keys() - saved.keys()))
+    require(
+        not lost, f"{kind.__name__} must save {lost}: its constructor must call self.save_hyperparameters()"
+    )
+    for name, value in saved.items():
+        try:
+            plain = _tuples(json.loads(json.dumps(value))) == _tuples(value)
+        except TypeError:
+            plain = False
+        require(plain, f"{name} of {kind.__name__} must be a plain JSON value to be saved, got {value!r}")
+
+
 def load(folder: Path, kind: type[Method]) -> Method:
     """The method that was saved in a folder, on the CPU, in eval mode.
 
     Args:
         folder: Holds `config.json` and `model.safetensors`.
-        kind: Its class.
+        kind: Its class; of a method outside the zoo the module may have another name than when it was saved.
 
     Raises:
         UsageError: If what is there is not what a method of this class saved.
@@ -54,7 +77,7 @@ def load(folder: Path, kind: type[Method]) -> Method:
     config = read_config(folder)
     found = config["class"]
     require(
-        found == kind.__name__,
+        found.rpartition(".")[2] == kind.__name__,
         f"class of {folder / CONFIG} must be {kind.__name__} to load it, got {found!r}",
     )
     method = _build(config, kind, folder)
@@ -119,4 +142,4 @@ def _build(config: dict[str, Any], kind: type[Method], folder: Path) -> Method:
 
 def _tuples(value: Any) -> Any:
     """JSON has lists where the constructors have tuples."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value

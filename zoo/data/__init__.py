@@ -20,3 +20,9 @@ __all__ = [
     "SwissRoll",
     "from_recipe",
 ]
+
+
+def __getattr__(name: str) -> type[ImageData]:
+    if name in DATA:
+        return DATA[name]
+    raise AttributeError(f"module 'zoo.data' has no attribute {name!r}")

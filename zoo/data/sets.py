@@ -96,7 +96,15 @@ class ImageFolder(ImageData):
 
 DATA: dict[str, Any] = {
     module.__name__: module
-    for module in (Digits, MNIST, FashionMNIST, Heartbeat, SwissRoll, HubImages, ImageFolder)
+    for module in (
+        Digits,
+        MNIST,
+        FashionMNIST,
+        Heartbeat,
+        SwissRoll,
+        HubImages,
+        ImageFolder,
+    )
 }
 
 

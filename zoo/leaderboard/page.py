@@ -1,6 +1,7 @@
 """The leaderboard as one self-contained page: tables, pictures and films inside it, no network needed."""
 
 import base64
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zoo.contract.about import abilities, departures
+from zoo.contract.method import Method
 from zoo.files import write_bytes
+from zoo.hub import shelf
 from zoo.leaderboard.table import READING, Board, boards, entrant
-from zoo.methods import family_of, method_class
+from zoo.methods import METHODS, class_named, family_of
 from zoo.publishing.checkpoints import Checkpoint
 from zoo.publishing.references import Reference, references
 from zoo.scores.results import Number
@@ -28,8 +31,14 @@ WIDTH, LEFT, STEP, MARGIN = 640, 190, 26, 24
 PLOT_PADDING = 0.08
 
 
-def write_page(checkpoints: Sequence[Checkpoint], folder: Path) -> Path:
-    """Write `index.html`; returns its path."""
+def write_page(checkpoints: Sequence[Checkpoint], folder: Path, own: Sequence[type[Method]] = ()) -> Path:
+    """Write `index.html`; returns its path.
+
+    Args:
+        checkpoints: What is compared.
+        folder: Where to.
+        own: Classes of methods outside the zoo; of others the page knows no more than their names.
+    """
     environment = Environment(
         loader=PackageLoader("zoo.leaderboard", "."), autoescape=True, undefined=StrictUndefined
     )
@@ -40,7 +49,7 @@ def write_page(checkpoints: Sequence[Checkpoint], folder: Path) -> Path:
             {"name": name, **_columns([board for board in shown if board.data == name])}
             for name in dict.fromkeys(board.data for board in shown)
         ],
-        cards=[_card(one) for one in checkpoints],
+        cards=[_card(one, own) for one in checkpoints],
         plots=_plots(checkpoints),
         families=sorted({_family(one) for one in checkpoints}),
     )
@@ -79,20 +88,23 @@ def _cell(number: Number, rank: int | None) -> dict[str, Any]:
     return {"text": str(number), "value": number.value, "rank": rank}
 
 
-def _card(one: Checkpoint) -> dict[str, Any]:
-    kind = method_class(one.config["class"])
+def _card(one: Checkpoint, own: Sequence[type[Method]]) -> dict[str, Any]:
+    name = one.config["class"]
+    kind = class_named(name, own)
+    place = one.slug if one.folder.resolve().parent == shelf().resolve() else os.path.relpath(one.folder)
     pictures = [
-        {"name": name, "alt": f"{one.slug}: {text}", "text": text, "source": _embedded(one.folder / name)}
+        {"name": name, "alt": f"{one.slug}: {text}", "text": text, "source": _embedded(one.home / name)}
         for name, text in PICTURES.items()
-        if (one.folder / name).is_file()
+        if (one.home / name).is_file()
     ]
     return {
         "slug": one.slug,
         "family": _family(one),
-        "paper": kind.paper,
+        "paper": getattr(kind, "paper", name),
         "data": one.results.data["protocol"],
-        "departures": departures(kind),
-        "abilities": ", ".join(abilities(kind)),
+        "departures": departures(kind) if kind else None,
+        "abilities": ", ".join(abilities(kind)) if kind else None,
+        "model": place if name in METHODS else f"{place} --code {name}",
         "pictures": pictures,
     }
 

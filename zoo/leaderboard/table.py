@@ -87,7 +87,7 @@ class Entrant(NamedTuple):
 
     slug: str
     method: str
-    """Name in the registry."""
+    """Name in the registry; of one outside the zoo its full path."""
     data: str
     """Name of the data set."""
     numbers: Numbers

@@ -16,7 +16,6 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from zoo.contract.capabilities import Side
 from zoo.errors import UsageError
 from zoo.leaderboard.table import Entrant
-from zoo.methods import METHODS
 from zoo.publishing.checkpoints import Checkpoint
 from zoo.scores.results import Number, Numbers, Protocol
 
@@ -84,9 +83,9 @@ def pull(project: str, entity: str | None) -> list[Entrant]:
     found = []
     for run in runs:
         summary = {key: run.summary.get(key) for key in run.summary.keys()}  # noqa: SIM118
-        method, data = summary.get("method"), summary.get("data")
-        if method in METHODS and isinstance(data, str):
-            found.append(Entrant(run.name, method, data.split()[0], _numbers(summary), {}, {}))
+        name, data = summary.get("method"), summary.get("data")
+        if isinstance(name, str) and isinstance(data, str):
+            found.append(Entrant(run.name, name, data.split()[0], _numbers(summary), {}, {}))
     return found
 
 
@@ -118,10 +117,10 @@ def _run(project: str, entity: str | None, name: str, title: str, kind: str, con
 
 def _pictures(one: Checkpoint) -> dict[str, Any]:
     pictures: dict[str, Any] = {
-        path.stem: wandb.Image(str(path)) for name in PICTURES if (path := one.folder / name).is_file()
+        path.stem: wandb.Image(str(path)) for name in PICTURES if (path := one.home / name).is_file()
     }
-    if (one.folder / FILM).is_file():
-        pictures["film"] = wandb.Video(str(one.folder / FILM), format="gif")
+    if (one.home / FILM).is_file():
+        pictures["film"] = wandb.Video(str(one.home / FILM), format="gif")
     return pictures
 
 

@@ -1,6 +1,10 @@
-"""The registry: the methods by the names of their classes, each imported when it is first used."""
+"""The registry: the methods by the names of their classes, each imported when it is first used.
+
+A method of a user's own package is not in it: its class is given by the user, never by a file.
+"""
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,15 +47,59 @@ def from_folder(folder: Path, code: "type[Method] | None" = None) -> "Method":
         UsageError: If its class is neither in the registry nor the given one, or what is there does not fit.
     """
     from zoo.contract.saved import load
-    from zoo.errors import require
+    from zoo.errors import UsageError
     from zoo.hub import CONFIG, read_config
 
     if code is None:
         name = read_config(folder)["class"]
-        known = ", ".join(sorted(METHODS))
-        require(
-            name in METHODS,
-            f"class of {folder / CONFIG} must be one of {known}, or given as code, got {name!r}",
-        )
-        code = method_class(name)
+        code = class_named(name)
+        if code is None:
+            known = ", ".join(sorted(METHODS))
+            raise UsageError(
+                f"class of {folder / CONFIG} must be one of {known}, or be given as code "
+                f"(--code package.module.Class), got {name!r}"
+            )
     return load(folder, code)
+
+
+def class_named(name: str, own: "Sequence[type[Method]]" = ()) -> "type[Method] | None":
+    """The class that a saved method names: one of the registry, or one of the user's own; None if neither.
+
+    Args:
+        name: As `config.json` has it.
+        own: The user's own classes. One of the same name in another module counts: code moves.
+    """
+    from zoo.contract.about import class_name
+
+    if name in METHODS:
+        return method_class(name)
+    exact = next((kind for kind in own if class_name(kind) == name), None)
+    return exact or next((kind for kind in own if kind.__name__ == name.rpartition(".")[2]), None)
+
+
+def own_class(path: str) -> "type[Method]":
+    """The class of a user's own method; its module is imported, so only the user may say which.
+
+    Args:
+        path: Such as `mypackage.mymethod.MyMethod`.
+
+    Raises:
+        UsageError: If there is no such module or class, or it is no method.
+    """
+    from zoo.contract.method import Method
+    from zoo.errors import UsageError, require
+
+    *module, name = path.split(".")
+    require(
+        bool(module) and all(part.isidentifier() for part in (*module, name)),
+        f"code must read package.module.Class, got {path!r}",
+    )
+    try:
+        found = getattr(importlib.import_module(".".join(module)), name, None)
+    except ImportError as error:
+        raise UsageError(f"code {path!r} cannot be imported: {error}") from error
+    require(
+        isinstance(found, type) and issubclass(found, Method) and not found.__abstractmethods__,
+        f"code must be a method, a class that keeps all promises of zoo.contract.Method, got {path!r}",
+    )
+    return found

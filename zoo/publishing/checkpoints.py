@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ from zoo.hub import (
     WEIGHTS,
     data_recipe,
     registry,
+    score_file,
     shelf,
 )
 from zoo.methods import from_folder
@@ -64,10 +66,16 @@ class Checkpoint:
         """The class and its arguments, and the data."""
         return json.loads((self.folder / CONFIG).read_text())
 
+    @property
+    def home(self) -> Path:
+        """Where its score and pictures are: its folder, or, of a run's `model/`, that of the run."""
+        file = score_file(self.folder)
+        return file.parent if file else self.folder
+
     @cached_property
     def results(self) -> Results:
         """Its score."""
-        return Results.read(self.folder / METRICS)
+        return Results.read(score_file(self.folder) or self.folder / METRICS)
 
     @cached_property
     def seeds(self) -> dict[str, list[float]]:
@@ -86,6 +94,30 @@ def checkpoints(root: Path | None = None) -> dict[str, Checkpoint]:
     root = root or shelf()
     folders = sorted(path.parent for path in root.glob(f"*/{CONFIG}"))
     return {folder.name: Checkpoint(folder.name, folder) for folder in folders}
+
+
+def scored(folders: Sequence[Path]) -> list[Checkpoint]:
+    """All scored methods in folders and below them: checkpoints, and finished runs of `zoo fit`.
+
+    A checkpoint is called by its folder, a run by its recipe and version (`vae-digits-version_0`); where two
+    have one name, folders above them are put before it.
+    """
+    models = sorted(
+        {
+            path.parent.resolve()
+            for folder in folders
+            for path in folder.rglob(CONFIG)
+            if (path.parent / WEIGHTS).is_file() and score_file(path.parent) is not None
+        }
+    )
+    parts = [folder.parent.parts if folder.name == "model" else folder.parts for folder in models]
+    lengths = [2 if folder.name == "model" else 1 for folder in models]
+    names = ["-".join(part[-length:]) for part, length in zip(parts, lengths, strict=True)]
+    for _ in range(max(map(len, parts), default=0)):
+        counts = Counter(names)
+        lengths = [length + (counts[name] > 1) for length, name in zip(lengths, names, strict=True)]
+        names = ["-".join(part[-length:]) for part, length in zip(parts, lengths, strict=True)]
+    return [Checkpoint(name, folder) for name, folder in zip(names, models, strict=True)]
 
 
 def collect(slug: str, run: Path, others: Sequence[Path] = (), root: Path | None = None) -> Checkpoint:

@@ -100,7 +100,7 @@ def reproduce(
                 sys.stdout.write(f"{hours:g} hours are over; the same command goes on with {left}\n")
                 return
             run_one(training)
-        publish(slug, [training.finished for training in trainings if training.finished], out)
+        shelve(slug, [training.finished for training in trainings if training.finished], out)
 
 
 def recipe_of(slug: str, budget: Budget) -> tuple[str, Path]:
@@ -139,7 +139,7 @@ def run_one(training: Training) -> Path:
     return training.finished
 
 
-def publish(slug: str, runs: Sequence[Path], out: str | None) -> None:
+def shelve(slug: str, runs: Sequence[Path], out: str | None) -> None:
     """Collect the checkpoint of finished runs, write its card, and bring registry and index up to date."""
     from zoo.publishing.cards import write_card, write_index
     from zoo.publishing.checkpoints import collect, register

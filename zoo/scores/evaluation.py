@@ -16,6 +16,7 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
+from zoo.contract.about import class_name
 from zoo.contract.batch import Batch
 from zoo.contract.method import Method
 from zoo.contract.saved import weights_sha256
@@ -144,7 +145,7 @@ class Evaluator(Callback):
             require(number.finite, f"{name} must be finite, got {number}: the weights cannot be scored")
         data = scene.data
         self.results = Results(
-            method=type(pl_module).__name__,
+            method=class_name(type(pl_module)),
             numbers=scene.numbers,
             skipped=skipped,
             data={"protocol": data.protocol, "test_sha256": data.test_hash()},

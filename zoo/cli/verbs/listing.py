@@ -3,7 +3,7 @@
 import sys
 from typing import Literal
 
-from zoo.hub import recipe_files
+from zoo.hub import list_models, recipe_files
 from zoo.methods import METHODS
 
 
@@ -20,8 +20,6 @@ def list_(pattern: str = "*", pretrained: bool = False) -> None:
 
     from rich.console import Console
 
-    import zoo
-
     console = Console(highlight=False, soft_wrap=True)
     console.print("methods")
     for name, module in sorted(METHODS.items()):
@@ -30,7 +28,7 @@ def list_(pattern: str = "*", pretrained: bool = False) -> None:
         citation = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0]
         console.print(f"  {name:8} {' '.join(citation.split())}", markup=False)
     console.print("recipes")
-    for slug in zoo.list_models(pattern, pretrained):
+    for slug in list_models(pattern, pretrained):
         path = recipe_files()[slug]
         first = path.read_text().splitlines()[0].removeprefix("# ")
         console.print(f"  {slug:18} {first}", markup=False)

@@ -15,6 +15,7 @@ def sample(
     film: bool = False,
     frames: int = 60,
     revision: str | None = None,
+    code: str | None = None,
 ) -> None:
     """Draw images from a saved model.
 
@@ -27,6 +28,7 @@ def sample(
         film: Show the Markov chains on their way to the images.
         frames: Most frames of a film, evenly spaced over the chains' steps.
         revision: Branch, tag or commit on the Hub.
+        code: Class of a method of your own, such as `mypackage.mymethod.MyMethod`; it is imported.
     """
     out = out or ("film.gif" if film else "samples.png")
     suffix = os.path.splitext(out)[1]
@@ -38,10 +40,11 @@ def sample(
 
     import torch
 
-    import zoo
     from zoo.contract.capabilities import Samples, Walks
+    from zoo.hub import model_folder
+    from zoo.methods import from_folder, own_class
 
-    method = zoo.from_pretrained(model, revision)
+    method = from_folder(model_folder(model, revision), own_class(code) if code else None)
     name, columns = type(method).__name__, max(1, round(n**0.5))
     generator = torch.Generator().manual_seed(seed)
     if film:
@@ -75,6 +78,7 @@ def repair(
     seed: int = 0,
     out: str = "repaired.png",
     revision: str | None = None,
+    code: str | None = None,
 ) -> None:
     """Fill in the hidden part of test images; shows them, what is known, and what is made of it.
 
@@ -85,13 +89,14 @@ def repair(
         seed: Seed of the repair.
         out: The PNG to write.
         revision: Branch, tag or commit on the Hub.
+        code: Class of a method of your own, such as `mypackage.mymethod.MyMethod`; it is imported.
     """
     import torch
 
     from zoo.contract.capabilities import Repairs
     from zoo.pictures.walks import mask
 
-    method, data = _loaded(model, revision, out, n)
+    method, data = _loaded(model, revision, out, n, code)
     if not isinstance(method, Repairs):
         raise UsageError(f"{type(method).__name__} does not repair")
     x = data.split("test").x[:n]
@@ -106,6 +111,7 @@ def interpolate(
     steps: int = 10,
     out: str = "interpolations.png",
     revision: str | None = None,
+    code: str | None = None,
 ) -> None:
     """Walk from test images to others through codes.
 
@@ -115,10 +121,11 @@ def interpolate(
         steps: Images per walk.
         out: The PNG to write.
         revision: Branch, tag or commit on the Hub.
+        code: Class of a method of your own, such as `mypackage.mymethod.MyMethod`; it is imported.
     """
     from zoo.pictures.walks import interpolate
 
-    method, data = _loaded(model, revision, out, n)
+    method, data = _loaded(model, revision, out, n, code)
     x = data.split("test").x[: 2 * n]
     _write(interpolate(method, x[: len(x) // 2], x[len(x) // 2 :], steps).flatten(0, 1), out, steps)
 
@@ -130,6 +137,7 @@ def traverse(
     span: float = 2.0,
     out: str = "traversals.png",
     revision: str | None = None,
+    code: str | None = None,
 ) -> None:
     """Walk along the principal directions of the test images' codes.
 
@@ -140,16 +148,22 @@ def traverse(
         span: How far each way, in standard deviations.
         out: The PNG to write.
         revision: Branch, tag or commit on the Hub.
+        code: Class of a method of your own, such as `mypackage.mymethod.MyMethod`; it is imported.
     """
     from zoo.pictures.walks import CODES, traverse
 
-    method, data = _loaded(model, revision, out, n)
+    method, data = _loaded(model, revision, out, n, code)
     x = data.split("test").x[:CODES]
     _write(traverse(method, x, n, steps, span).flatten(0, 1), out, steps)
 
 
 def nearest(
-    model: str, n: int = 10, seed: int = 0, out: str = "nearest.png", revision: str | None = None
+    model: str,
+    n: int = 10,
+    seed: int = 0,
+    out: str = "nearest.png",
+    revision: str | None = None,
+    code: str | None = None,
 ) -> None:
     """Show samples, and below each its nearest training image.
 
@@ -159,24 +173,26 @@ def nearest(
         seed: Seed of the draw.
         out: The PNG to write.
         revision: Branch, tag or commit on the Hub.
+        code: Class of a method of your own, such as `mypackage.mymethod.MyMethod`; it is imported.
     """
     import torch
 
     from zoo.pictures.walks import with_nearest
 
-    method, data = _loaded(model, revision, out, n)
+    method, data = _loaded(model, revision, out, n, code)
     images, found, distances = with_nearest(method, data, n, seed)
     _write(torch.cat((images, found)), out, n)
     sys.stdout.write("distances: " + " ".join(f"{distance:.2f}" for distance in distances.tolist()) + "\n")
 
 
-def _loaded(model: str, revision: str | None, out: str, n: int) -> tuple[Any, Any]:
+def _loaded(model: str, revision: str | None, out: str, n: int, code: str | None) -> tuple[Any, Any]:
     require(out.endswith(".png"), f"out must end in .png, got {out!r}")
     require(n >= 1, f"n must be at least 1, got {n}")
     from zoo.hub import model_folder
+    from zoo.methods import own_class
     from zoo.publishing.opened import opened
 
-    return opened(model_folder(model, revision))
+    return opened(model_folder(model, revision), own_class(code) if code else None)
 
 
 def _write(images: Any, out: str, columns: int) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from zoo.errors import UsageError, require
 
@@ -64,7 +64,7 @@ def publish(
 
 
 def leaderboard(
-    action: Sequence[str] = (),
+    folders: Sequence[str] = (),
     data: str = "*",
     metric: str | None = None,
     family: str = "*",
@@ -72,51 +72,77 @@ def leaderboard(
     html: str | None = None,
     project: str = "zoo",
     entity: str | None = None,
+    code: list[str] | None = None,
 ) -> None:
-    """Rank the checkpoints, one metric under one protocol at a time; push them to W&B, or rank what is there.
+    """Rank checkpoints and runs, one metric under one protocol at a time; push them to W&B, or rank its runs.
 
     Args:
-        action: Nothing ranks the checkpoints here, `push` sends them to W&B, `pull` ranks the runs there.
+        folders: Checkpoints and runs, or folders with such; by default all of root. After `push` they are
+            sent to W&B instead, `pull` ranks the runs there.
         data: Data set, such as `mnist`; a shell pattern.
-        metric: Such as `fid`; by default every one that ranks at least two checkpoints.
-        family: Family of the methods, such as `energy`; a shell pattern.
-        root: Folder of the checkpoints; by default the checkout's.
+        metric: Such as `fid`; by default every one that ranks at least two.
+        family: Family of the methods, such as `energy`, `own` for those outside the zoo; a shell pattern.
+        root: A folder of checkpoints and runs that are compared too; by default the checkout's checkpoints
+            where no folders are given.
         html: A folder for the leaderboard with all pictures as one page, `index.html`.
         project: Project on W&B.
         entity: User or team on W&B; by default the one logged in.
+        code: Classes of methods of your own, such as `mypackage.mymethod.MyMethod`, whose papers and
+            abilities the page shall name; they are imported.
     """
     from pathlib import Path
 
-    from zoo.hub import shelf
     from zoo.leaderboard.table import READING, boards, entrant, table
-    from zoo.publishing.checkpoints import checkpoints
+    from zoo.methods import own_class
     from zoo.scores.evaluation import console
 
-    words = " ".join(action)
-    require(words in ("", "push", "pull"), f"leaderboard takes push, pull or nothing, got {words!r}")
-    found = [] if words == "pull" else list(checkpoints(Path(root) if root else None).values())
-    require(bool(found) or words == "pull", f"root must hold checkpoints, found none in {root or shelf()}")
-    if words == "push":
-        from zoo.leaderboard.wandb_board import push
-
-        push(found, project, entity)
-        return
-    if html is not None:
-        from zoo.leaderboard.page import write_page
-
-        sys.stdout.write(f"leaderboard: {write_page(found, Path(html))}\n")
-        return
-    if words == "pull":
+    own = [own_class(path) for path in code or ()]
+    action = next((word for word in folders[:1] if word in ("push", "pull")), None)
+    if action == "pull":
         from zoo.leaderboard.wandb_board import pull
 
+        require(len(folders) == 1, f"pull takes no folders, got {' '.join(folders[1:])}")
         entrants = pull(project, entity)
     else:
+        found = _entries(folders[1:] if action else folders, root)
+        if action == "push":
+            from zoo.leaderboard.wandb_board import push
+
+            push(found, project, entity)
+            return
+        if html is not None:
+            from zoo.leaderboard.page import write_page
+
+            sys.stdout.write(f"leaderboard: {write_page(found, Path(html), own)}\n")
+            return
         entrants = [entrant(one) for one in found]
-    shown = boards(entrants, data, metric, family, 1 if metric else 2)
+    shown = boards(entrants, data, metric, family, 1 if metric else min(2, len(entrants)))
     require(bool(shown), f"nothing has such numbers: data {data}, metric {metric or '*'}, family {family}")
     for board in shown:
         console().print(table(board))
     console().print(READING)
+
+
+def _entries(folders: Sequence[str], root: str | None) -> list[Any]:
+    """The checkpoints and runs that are compared."""
+    from pathlib import Path
+
+    from zoo.hub import model_folder, shelf
+    from zoo.publishing.checkpoints import Checkpoint, scored
+
+    found, others = [], []
+    for name in folders:
+        if Path(name).is_dir():
+            found.append(("folders", Path(name)))
+        else:
+            others.append(Checkpoint(name.rsplit("/", 1)[-1], model_folder(name)))
+    if root is not None or not folders:
+        found.append(("root", Path(root) if root else shelf()))
+    for what, place in found:
+        require(
+            bool(scored([place])), f"{what} must hold checkpoints, found none in {place}, nor scored runs"
+        )
+    return scored([place for _, place in found]) + others
 
 
 def demo(models: Sequence[str] = (), host: str = "127.0.0.1", port: int = 7860) -> None:

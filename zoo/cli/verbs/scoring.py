@@ -17,6 +17,7 @@ def score(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     revision: str | None = None,
     out: str | None = None,
+    code: list[str] | None = None,
 ) -> None:
     """Score saved models from their weights alone, and print them side by side.
 
@@ -30,6 +31,7 @@ def score(
         device: Where to run.
         revision: Branch, tag or commit on the Hub.
         out: A folder for one results file per model; by default none is written.
+        code: Classes of methods of your own, such as `mypackage.mymethod.MyMethod`; they are imported.
     """
     import tempfile
     from pathlib import Path
@@ -38,9 +40,9 @@ def score(
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
 
-    import zoo
     from zoo.data.sets import from_recipe
-    from zoo.hub import data_recipe, model_folder
+    from zoo.hub import data_recipe, model_folder, read_config
+    from zoo.methods import class_named, from_folder, own_class
     from zoo.scores.evaluation import Evaluator, console
     from zoo.scores.results import side_by_side
     from zoo.training.runs import quieten
@@ -51,11 +53,15 @@ def score(
     names = [_heading(model) for model in models]
     repeated = ", ".join(sorted({name for name in names if names.count(name) > 1}))
     require(not repeated, f"models must have different names, got two of {repeated}")
+    own = [own_class(path) for path in code or ()]
+    folders = [model_folder(model, revision) for model in models]
+    kinds = [class_named(read_config(folder)["class"], own) for folder in folders]
+    unused = ", ".join(kind.__name__ for kind in own if kind not in kinds)
+    require(not unused, f"code must be the class of one of the models, got {unused}")
     found = []
     with tempfile.TemporaryDirectory() as scratch:
-        for model, name in zip(models, names, strict=True):
-            folder = model_folder(model, revision)
-            method, module = zoo.from_pretrained(folder), from_recipe(data_recipe(folder, data))
+        for folder, kind, name in zip(folders, kinds, names, strict=True):
+            method, module = from_folder(folder, kind), from_recipe(data_recipe(folder, data))
             file = Path(out or scratch) / f"{name}.json"
             evaluator = Evaluator(num_samples, num_images, metrics, seed=seed, out=str(file))
             try:
@@ -88,11 +94,10 @@ def _heading(model: str) -> str:
 
 def _say_whether_it_agrees(results, folder) -> None:  # noqa: ANN001
     """Hold a score against the results file that lies with the model, if one does."""
-    from zoo.hub import METRICS, RESULTS
+    from zoo.hub import score_file
     from zoo.scores.results import Results
 
-    places = (folder / METRICS, folder / RESULTS, folder.parent / RESULTS)
-    file = next((path for path in places if path.is_file()), None)
+    file = score_file(folder)
     if file is None:
         return
     try:
