@@ -111,8 +111,8 @@ MISTAKES = {
     "no frames": (["sample", "nowhere", "--film", "--frames=0"], "frames must be at least 1, got 0"),
     "no model given": (["sample"], "the following arguments are required: model"),
     "unknown data set": (
-        ["data", "prepare", "--name=CIFAR"],
-        "Expected one of ['Digits', 'MNIST', 'FashionMNIST']",
+        ["data", "prepare", "CIFAR"],
+        "data class must be one of Digits, FashionMNIST, Heartbeat,",
     ),
     "folder is a file": ([*FIT, "--trainer.default_root_dir=broken.yaml"], "Not a directory"),
 }
@@ -455,7 +455,7 @@ def test_list_names_methods_and_recipes(zoo_cli, tmp_path):
 
 
 def test_data_show(zoo_cli, tmp_path):
-    out = zoo_cli("data", "show", "--name=Digits", cwd=tmp_path, check=True).stdout
+    out = zoo_cli("data", "show", "Digits", cwd=tmp_path, check=True).stdout
     assert "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0)" in out
     assert (tmp_path / "digits.png").is_file()
 

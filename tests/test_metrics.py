@@ -19,7 +19,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from zoo.errors import UsageError
 from zoo.scores import metrics
-from zoo.scores.features import extractor
+from zoo.scores.features import shipped
 from zoo.scores.metrics import (
     Estimate,
     FrechetDistance,
@@ -56,7 +56,7 @@ def shifted(n, d=8, shift=0.3):
 
 
 def digits_extractor():
-    return extractor("digits", (1, 8, 8))
+    return shipped("digits")
 
 
 def pictures(n, seed=0):

@@ -720,7 +720,7 @@ def test_learned_sigma_receives_a_gradient(likelihood):
 def test_a_free_sigma_asks_for_dequantised_pixels():
     accepted = {name: VAE(SHAPE, 3, (6,), likelihood=name).accepts for name in ["bernoulli", *GAUSSIANS]}
     assert accepted == {
-        "bernoulli": ("binary",),
+        "bernoulli": ("binary", "pseudo"),
         "gaussian_fixed": ("real", "deq"),
         "gaussian_learned": ("deq",),
         "gaussian_per_pixel": ("deq",),

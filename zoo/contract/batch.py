@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 PixelKind = Literal["binary", "real", "deq", "pseudo"]
-"""binary: 0 or 1; real: grey levels in [0, 1] as they are; deq: (byte + U[0, 1)) / 256; pseudo: grey levels as
-the targets of a Bernoulli likelihood, which is then a score and no likelihood."""
+"""binary: 0 or 1; real: grey levels in [0, 1] as they are; deq: (byte + U[0, 1)) / 256; pseudo: grey levels
+as the targets of a Bernoulli likelihood, which is then a score and no likelihood."""
 
 
 class Batch(NamedTuple):

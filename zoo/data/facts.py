@@ -74,7 +74,7 @@ class Protocol(NamedTuple):
     @property
     def short(self) -> str:
         """Name, sizes and treatment, for a cell of a table."""
-        return f"{self.name} {self.cut}, {self.treatment}"
+        return f"{self.name} {self.cut}, {self.treatment}{self._further}"
 
     def written(self) -> dict[str, str]:
         """What stands in results: the sentence, and its parts that tables show."""
@@ -84,8 +84,11 @@ class Protocol(NamedTuple):
         """The sentence."""
         where = f" ({self.held_out})" if self.held_out else ""
         how = f" ({self.how})" if self.how else ""
-        further = "".join(f", {text}" for text in (self.labels, self.bags) if text)
-        return f"{self.images} {self.cut}{where}, {self.treatment}{how}{further}"
+        return f"{self.images} {self.cut}{where}, {self.treatment}{how}{self._further}"
+
+    @property
+    def _further(self) -> str:
+        return "".join(f", {text}" for text in (self.labels, self.bags) if text)
 
 
 def _thousands(n: int) -> str:

@@ -154,7 +154,7 @@ class ImageData(LightningDataModule, ABC):
         self._shuffle_seed: int | None = None
 
     @classmethod
-    def described(cls, arguments: dict[str, Any]) -> Facts:
+    def described(cls, arguments: dict[str, Any]) -> Facts:  # noqa: ARG003
         """The facts of what these arguments of the class stand for; nothing is read."""
         return cls.facts
 

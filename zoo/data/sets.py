@@ -19,8 +19,8 @@ class Digits(ImageData):
         called="Digits",
         title="optical digits of scikit-learn (UCI)",
         licence="CC BY 4.0",
-        citation="Alpaydin, Kaynak. Optical Recognition of Handwritten Digits. UCI Machine Learning Repository, "
-        "1998. doi:10.24432/C50P49",
+        citation="Alpaydin, Kaynak. Optical Recognition of Handwritten Digits. UCI Machine Learning "
+        "Repository, 1998. doi:10.24432/C50P49",
         classes=tuple("0123456789"),
         sizes=(1438, 359),
     )
@@ -60,8 +60,8 @@ class FashionMNIST(ImageData):
         title="Fashion-MNIST (Xiao, Rasul, Vollgraf)",
         licence="MIT",
         hub="zalando-datasets/fashion_mnist",
-        citation="Xiao, Rasul, Vollgraf. Fashion-MNIST: a novel image dataset for benchmarking machine learning "
-        "algorithms. 2017. arXiv:1708.07747",
+        citation="Xiao, Rasul, Vollgraf. Fashion-MNIST: a novel image dataset for benchmarking machine "
+        "learning algorithms. 2017. arXiv:1708.07747",
         classes=(
             "T-shirt/top",
             "trouser",

@@ -14,6 +14,7 @@ from wandb.errors import UsageError as WandbUsageError
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from zoo.contract.capabilities import Side
+from zoo.data.sets import facts_of
 from zoo.errors import UsageError
 from zoo.leaderboard.table import Entrant
 from zoo.methods import METHODS
@@ -51,7 +52,7 @@ def push(found: Sequence[Checkpoint], project: str, entity: str | None) -> None:
             name = f"{one.slug}-{results.weights_sha256[:HASH_DIGITS]}"
             with _run(project, entity, name, one.slug, "checkpoint", about) as run:
                 run.log(_pictures(one))
-                run.summary.update(results.flat())
+                run.summary.update(results.flat() | {"data_name": facts_of(config["data"]).name})
             runs[one.slug] = run
             for key, number in results.numbers.items():
                 cells = (key, number.side.value, number.value, number.error, number.unit, number.protocol)
@@ -77,9 +78,9 @@ def pull(project: str, entity: str | None) -> list[Entrant]:
     found = []
     for run in runs:
         summary = {key: run.summary.get(key) for key in run.summary.keys()}  # noqa: SIM118
-        method, data = summary.get("method"), summary.get("data")
+        method, data = summary.get("method"), summary.get("data_name")
         if method in METHODS and isinstance(data, str):
-            found.append(Entrant(run.name, method, data.split()[0], _numbers(summary), {}, {}))
+            found.append(Entrant(run.name, method, data, _numbers(summary), {}, {}))
     return found
 
 

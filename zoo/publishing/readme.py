@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from zoo.data.sets import facts_of, from_recipe
 from zoo.methods import method_class
 from zoo.publishing.checkpoints import Checkpoint, _shown
 from zoo.publishing.references import Reference, references
@@ -14,6 +15,7 @@ FIRST = (
     "log_prob_lower",
     "log_prob_estimate",
     "log_prob_optimistic",
+    "bernoulli_score",
     "accuracy",
     "reconstruction_psnr",
     "csl",
@@ -40,23 +42,28 @@ def readme_table(found: dict[str, Checkpoint]) -> str:
         cells = (
             "" if method == before else f"{method}, {_short(method_class(method).paper)}",
             f"[{slug}](checkpoints/{slug}/README.md)",
-            re.sub(r" \dx\d+x\d+| \(.*", "", one.results.data["protocol"]),
+            _data(one),
             f"{_plain(name)} {numbers[f'test/{name}']} {_unit(numbers[f'test/{name}'].unit)}" if name else "",
             _in_short(theirs[slug]) if slug in theirs else "",
-            *(_of_samples(numbers.get(f"test/{key}"), found.values()) for key in ("fid", "coverage")),
+            *(_of_samples(numbers.get(f"test/{key}"), one, found.values()) for key in ("fid", "coverage")),
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
         before = method
     return "\n".join(lines)
 
 
-def _of_samples(number: Number | None, found: Iterable[Checkpoint]) -> str:
+def _data(one: Checkpoint) -> str:
+    """Name, sizes and treatment of a checkpoint's data."""
+    return one.results.data.get("short") or from_recipe(one.config["data"]).stated.short
+
+
+def _of_samples(number: Number | None, one: Checkpoint, found: Iterable[Checkpoint]) -> str:
     """A number of samples, with how many there were where others on the same data had more."""
     if number is None:
         return ""
-    data = number.protocol.split()[0]
-    texts = [n.protocol for one in found for n in one.results.numbers.values()]
-    most = max(_sampled(text) for text in texts if text.split()[0] == data)
+    data = facts_of(one.config["data"]).name
+    same = [other for other in found if facts_of(other.config["data"]).name == data]
+    most = max(_sampled(n.protocol) for other in same for n in other.results.numbers.values())
     n = _sampled(number.protocol)
     return str(number) if n == most else f"{number} ({n} samples)"
 

@@ -12,7 +12,6 @@ from zoo.scores.representation import outlier_auroc
 from zoo.scores.scene import Scene
 
 OUTLIERS, OUTLIER_SAMPLES = 1000, 50
-OTHER_DATA = {"MNIST": "FashionMNIST", "FashionMNIST": "MNIST"}
 
 
 def conditional(scene: Scene) -> None:
@@ -48,8 +47,9 @@ def accuracy(scene: Scene) -> None:
 def outliers(scene: Scene) -> None:
     """AUROC of telling the test images from those of another data set by log-likelihood or energy."""
     method, recipe = scene.method, scene.data.recipe()
-    require(recipe["class"] in OTHER_DATA, f"no outliers of the shape of {scene.image_set} are known")
-    other = from_recipe(recipe | {"class": OTHER_DATA[recipe["class"]]})
+    known = scene.data.facts.outliers
+    require(known is not None, f"no outliers of the shape of {scene.image_set} are known")
+    other = from_recipe(recipe | {"class": known})
 
     def read(name: str, data: ImageData) -> Tensor:
         x = data.split("test").x[:OUTLIERS].to(method.device)
@@ -63,7 +63,8 @@ def outliers(scene: Scene) -> None:
         return scene.spread(name, len(x), score)[0]
 
     inside, outside = read("inliers", scene.data), read("outliers", other)
-    by = "log p(x)" if isinstance(method, Scores) else "energy"
+    likelihood = "Bernoulli score" if scene.data.pixels == "pseudo" else "log p(x)"
+    by = likelihood if isinstance(method, Scores) else "energy"
     by += f", K={OUTLIER_SAMPLES}" if isinstance(method, Weighs) else ""
     how = (
         f"{scene.data.protocol}; {len(inside)} images against {len(outside)} of {other.source.name}, by {by}"

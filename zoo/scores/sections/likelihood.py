@@ -33,8 +33,10 @@ def log_prob(scene: Scene) -> None:
         scene.put("gain_over_baseline", mean_and_error(bits), "bits/dim", side, how)
     if not weighs:
         return
-    for name, of in (("elbo", Side.LOWER), ("rate", Side.ESTIMATE), ("distortion", Side.ESTIMATE)):
-        scene.put(name, mean_and_error(columns[name]), "nats/image", of, how)
+    _put(scene, "elbo", "bernoulli_elbo", Side.LOWER, mean_and_error(columns["elbo"]), how)
+    scene.put("rate", mean_and_error(columns["rate"]), "nats/image", Side.ESTIMATE, how)
+    distortion = mean_and_error(columns["distortion"])
+    _put(scene, "distortion", "bernoulli_distortion", Side.ESTIMATE, distortion, how)
     ess = columns["ess"]
     low = share(ess < LOW_ESS)
     scene.put("ess_median", float(ess.median()), "samples", Side.ESTIMATE, how)
@@ -48,13 +50,20 @@ def log_prob(scene: Scene) -> None:
 
 def _log_likelihood(scene: Scene, side: Side, mean: tuple[float, float], how: str) -> None:
     key = "log_prob" if side is Side.EXACT else f"log_prob_{side.name.lower()}"
-    scene.put(key, mean, "nats/image", side, how)
-    if scene.data.pixels == "real":
-        return  # grey levels without dithering have a density, not a probability: no bits
+    _put(scene, key, "bernoulli_score", side, mean, how)
+    if scene.data.pixels in ("real", "pseudo"):
+        return  # grey levels without dithering have a density, or a score, not a probability: no bits
     dims = math.prod(scene.method.image_shape)
     opposite = {Side.LOWER: Side.UPPER, Side.UPPER: Side.LOWER}.get(side, side)
     bits = bits_per_dim(-mean[0], dims, bytes_scaled=scene.data.pixels == "deq")
     scene.put("bits_per_dim", (bits, mean[1] / (math.log(2) * dims)), "bits/dim", opposite, how)
+
+
+def _put(scene: Scene, key: str, as_score: str, side: Side, value: tuple[float, float], how: str) -> None:
+    """A log-likelihood or a part of it; of `pseudo` pixels it is a score, under its own name."""
+    if scene.data.pixels == "pseudo":
+        key, side = as_score, Side.ESTIMATE
+    scene.put(key, value, "nats/image", side, how)
 
 
 def partition(scene: Scene) -> None:
@@ -97,7 +106,7 @@ def annealed(scene: Scene) -> None:
     log_prob, ess, acceptance = found
     how = f"{scene.data.protocol}; first {len(x)} images, AIS from the prior, {AIS_CHAINS} chains, "
     how += f"{AIS_STEPS} distributions, acceptance {float(acceptance.mean()):.2f}"
-    scene.put("log_prob_ais", mean_and_error(log_prob), "nats/image", Side.LOWER, how)
+    _put(scene, "log_prob_ais", "bernoulli_ais", Side.LOWER, mean_and_error(log_prob), how)
     scene.put("ais_ess_median", float(ess.median()), f"of {AIS_CHAINS} chains", Side.ESTIMATE, how)
     if "log_prob" in scene.per_image:
         difference = mean_and_error(log_prob - scene.per_image["log_prob"][: len(x)])
