@@ -118,7 +118,7 @@ class Results:
         return _parsed(value, cls, str(path))
 
     def flat(self) -> dict[str, float | str]:
-        """For loggers: `test/fid`, with `side/`, `unit/`, `protocol/` and `error/fid`; the data, their name."""
+        """For loggers: `test/fid`, with `side/`, `unit/`, `protocol/`, `error/fid`; the data, their name."""
         found: dict[str, float | str] = {"method": self.method, "data": self.data["protocol"]}
         found |= {"data_name": self.data["name"]} if "name" in self.data else {}
         for key, number in self.numbers.items():
