@@ -52,15 +52,6 @@ def test_the_stated_sizes_and_classes_are_those_of_the_images(kind):
     assert data.stated == data.protocol
 
 
-@pytest.mark.data
-@pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
-def test_the_stated_sizes_and_classes_are_those_of_the_large_sets(name):
-    data = DATA[name](binarize="none")
-    x, y, test_x, _ = data.divided()
-    assert (len(x), len(test_x)) == data.facts.sizes
-    assert int(y.max()) + 1 == len(data.facts.classes)
-
-
 @pytest.mark.parametrize("slug", PUBLISHED)
 def test_recorded_sentences_and_recipes_come_out_bit_for_bit(slug):
     one = PUBLISHED[slug]
