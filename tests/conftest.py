@@ -129,7 +129,7 @@ def mnist_mirror(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("mirror")
     stream = np.random.default_rng(0)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
-    for repo in ("ylecun/mnist", "zalando-datasets/fashion_mnist"):
+    for repo in ("ylecun/mnist", "zalando-datasets/fashion_mnist", "iamcal/emoji"):
         for split, n in {"train": 300, "test": 100}.items():
             pictures = [Image.fromarray(stream.integers(0, 256, (28, 28), dtype=np.uint8)) for _ in range(n)]
             rows = {"image": pictures, "label": [i % 10 for i in range(n)]}

@@ -8,6 +8,7 @@ from support import ROOT
 
 import zoo
 from zoo.cli.main import main
+from zoo.data.sets import facts_of
 from zoo.hub import recipe_files
 
 RECIPES = recipe_files()
@@ -21,7 +22,8 @@ def test_names_agree_and_the_first_comment_states_the_expected_number(slug):
     assert method in zoo.METHODS
     family, module = zoo.METHODS[method].split(".")[2:]
     assert path.parent.name == family
-    assert re.fullmatch(rf"{module}\d*(_\w+)?_(digits|mnist|fashion_mnist|heartbeat|swiss_roll)", path.stem)
+    data = {"class": recipe["data"]["class_path"], "init_args": recipe["data"].get("init_args", {})}
+    assert re.fullmatch(rf"{module}\d*(_\w+)?_{facts_of(data).name}", path.stem)
     first = path.read_text().split("\nseed_everything")[0]
     assert first.startswith("# ")
     assert "EXPECTED" not in first

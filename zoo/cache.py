@@ -36,13 +36,21 @@ def remembered(name: str, key: Sequence[Any], work: Callable[[], Arrays]) -> Arr
         key: JSON values of which the tensors are a function.
         work: Makes them if they are not there.
     """
-    digest = hashlib.sha256(json.dumps([LAYOUT, name, *key]).encode()).hexdigest()
-    path = cache_root() / "computed" / f"{name}-{digest[:16]}.safetensors"
-    arrays = _read_cache(path)
+    arrays = recalled(name, key)
     if arrays is None:
         arrays = {key: tensor.contiguous() for key, tensor in work().items()}
-        write_bytes(path, save(arrays, metadata={"sha256": _digest(arrays)}))
+        write_bytes(_file(name, key), save(arrays, metadata={"sha256": _digest(arrays)}))
     return arrays
+
+
+def recalled(name: str, key: Sequence[Any]) -> Arrays | None:
+    """What `remembered` keeps under this name and key; None where there is nothing yet."""
+    return _read_cache(_file(name, key))
+
+
+def _file(name: str, key: Sequence[Any]) -> Path:
+    digest = hashlib.sha256(json.dumps([LAYOUT, name, *key]).encode()).hexdigest()
+    return cache_root() / "computed" / f"{name}-{digest[:16]}.safetensors"
 
 
 def content_hash(array: Tensor) -> str:

@@ -97,8 +97,8 @@ MISTAKES = {
     "no frames": (["sample", "nowhere", "--film", "--frames=0"], "frames must be at least 1, got 0"),
     "no model given": (["sample"], "the following arguments are required: model"),
     "unknown data set": (
-        ["data", "prepare", "--name=CIFAR"],
-        "Expected one of ['Digits', 'MNIST', 'FashionMNIST']",
+        ["data", "prepare", "CIFAR"],
+        "data class must be one of Digits, FashionMNIST, Heartbeat,",
     ),
     "folder is a file": ([*FIT, "--trainer.default_root_dir=broken.yaml"], "Not a directory"),
 }

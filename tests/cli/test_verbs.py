@@ -158,6 +158,6 @@ def test_list_names_methods_and_recipes(zoo_here, tmp_path):
 
 
 def test_data_show(zoo_here, tmp_path):
-    out = zoo_here("data", "show", "--name=Digits", cwd=tmp_path, check=True).stdout
+    out = zoo_here("data", "show", "Digits", cwd=tmp_path, check=True).stdout
     assert "digits 1x8x8 1295/143/359, dynamic (test drawn once, seed 0)" in out
     assert (tmp_path / "digits.png").is_file()

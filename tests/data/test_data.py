@@ -119,8 +119,8 @@ def test_protocols_that_draw_nothing_or_once(options, kind):
     redrawn = not data.split("train").x.equal(data.split("train").x)
     assert redrawn == (kind == "deq")
     assert kind != "binary" or set(data.split("train").x.unique().tolist()) == {0.0, 1.0}
-    assert data.protocol.startswith("digits 1x8x8 1295/143/359, ")
-    assert {"real": "real", "deq": "deq", "binary": options["binarize"]}[kind] in data.protocol
+    assert str(data.protocol).startswith("digits 1x8x8 1295/143/359, ")
+    assert {"real": "real", "deq": "deq", "binary": options["binarize"]}[kind] in str(data.protocol)
 
 
 def test_dithering_adds_less_than_a_grey_level():
@@ -173,7 +173,7 @@ def test_validation_cannot_take_everything():
 def test_no_validation_images_leave_all_for_training():
     data = Digits(num_validation=0, binarize="none")
     assert [len(data.split(name).y) for name in SPLITS] == [1438, 0, 359]
-    assert data.protocol == "digits 1x8x8 1438/0/359, real"
+    assert str(data.protocol) == "digits 1x8x8 1438/0/359, real"
     assert data.val_dataloader() == []
     parts = [Digits(binarize="none").split(name).x for name in ("train", "val")]
     assert torch.equal(data.split("train").x, torch.cat(parts))
@@ -195,7 +195,7 @@ def test_no_test_split_is_cut_from_train_by_a_named_seed(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_DATA", str(tmp_path))
     data = HubImages("someone/shapes", size=8)
     assert [len(data.split(name).y) for name in SPLITS] == [41, 4, 5]
-    assert "seeded hold-out, seed 0" in data.protocol
+    assert "seeded hold-out, seed 0" in str(data.protocol)
     assert not torch.equal(
         data.split("test").y, HubImages("someone/shapes", size=8, draw_seed=5).split("test").y
     )
@@ -329,10 +329,10 @@ def test_mnist_has_the_protocol_split_and_loads_quickly():
 
     data = MNIST()
     data.setup()
-    assert data.protocol == "mnist 1x28x28 50k/10k/10k, dynamic (test drawn once, seed 0)"
+    assert str(data.protocol) == "mnist 1x28x28 50k/10k/10k, dynamic (test drawn once, seed 0)"
     assert data.mean_image().mean().item() == pytest.approx(0.13, abs=0.005)
     began = time.perf_counter()
     prepared(data.source)
     assert time.perf_counter() - began < 1
     whole = MNIST(num_validation=0, binarize="none")
-    assert whole.protocol == "mnist 1x28x28 60k/0/10k, real"
+    assert str(whole.protocol) == "mnist 1x28x28 60k/0/10k, real"

@@ -70,7 +70,7 @@ def test_a_free_sigma_asks_for_dequantised_pixels():
         for name in ["bernoulli", *GAUSSIANS]
     }
     assert accepted == {
-        "bernoulli": ("binary",),
+        "bernoulli": ("binary", "pseudo"),
         "gaussian_fixed": ("real", "deq"),
         "gaussian_learned": ("deq",),
         "gaussian_per_pixel": ("deq",),

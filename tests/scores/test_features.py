@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,20 @@ from safetensors import safe_open
 from zoo.data.sets import MNIST, Digits, FashionMNIST
 from zoo.errors import UsageError
 from zoo.scores import features
+from zoo.scores.classifiers import extractor
 from zoo.scores.features import (
-    CLASSIFIERS,
     NUM_FEATURES,
     Classifier,
     Extractor,
     Features,
     as_bytes,
-    extractor,
     shipped,
     weights_file,
 )
 
 LEAST = {"digits": 0.97, "mnist": 0.992, "fashion_mnist": 0.92}
 DATA = {"digits": Digits, "mnist": MNIST, "fashion_mnist": FashionMNIST}
+CLASSIFIERS = tuple(DATA)
 MEBI = 2**20
 
 
@@ -254,30 +253,10 @@ def test_images_of_another_shape_are_refused(net, shape):
 # --- which network for which data
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", ["digits", pytest.param("mnist", marks=pytest.mark.data)])
 def test_the_shipped_networks_are_found_by_the_name_and_shape_of_their_data(name):
-    found = extractor(name, DATA[name]().image_shape)
-    assert found.name == shipped(name).name
+    assert extractor(DATA[name]()).name == shipped(name).name
     assert DATA[name]().source.name == name
-    assert extractor(name, DATA[name]().image_shape) is found
-
-
-def test_padded_images_have_no_network():
-    line = "the features of digits read images (1, 8, 8), got (1, 10, 10)"
-    with pytest.raises(UsageError, match=f"^{re.escape(line)}$"):
-        extractor("digits", (1, 10, 10))
-
-
-def test_unknown_grey_images_have_no_network():
-    with pytest.raises(UsageError, match=r"^no feature network for the grey images of faces$"):
-        extractor("faces", (1, 20, 28))
-
-
-def test_colour_images_name_the_extra_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(UsageError, match=r"pip install generative-zoo\[inception\]") as error:
-        extractor("cifar10", (3, 32, 32))
-    assert "\n" not in str(error.value)
 
 
 # --- a network of one's own

@@ -13,7 +13,7 @@ from torchmetrics.image.inception import InceptionScore as TheirInceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from zoo.errors import UsageError
-from zoo.scores.features import extractor
+from zoo.scores.features import shipped
 from zoo.scores.metrics import (
     Estimate,
     FrechetDistance,
@@ -31,7 +31,7 @@ ALL_METRICS = (*SET_METRICS, InceptionScore)
 
 
 def digits_extractor():
-    return extractor("digits", (1, 8, 8))
+    return shipped("digits")
 
 
 def pictures(n, seed=0):

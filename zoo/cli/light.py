@@ -3,8 +3,10 @@
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from zoo.cli.verbs.listing import data, list_
+from zoo.cli.verbs.data import data, features
+from zoo.cli.verbs.listing import list_
 from zoo.cli.verbs.pictures import interpolate, nearest, repair, sample, traverse
 from zoo.cli.verbs.publishing import demo, leaderboard, publish, reproduce
 from zoo.cli.verbs.scoring import compare, score
@@ -24,6 +26,7 @@ VERBS = {
     "publish": publish,
     "list": list_,
     "data": data,
+    "features": features,
 }
 
 
@@ -51,8 +54,20 @@ def run(argv: list[str]) -> None:
             parser.add_argument(name, nargs="*", help=text)
         else:
             parser.add_argument(name if needed else f"--{name}", nargs="+", help=text)
-    parser.add_function_arguments(function, as_positional=True, skip=own)
+    of_data = [name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    parser.add_function_arguments(function, as_positional=True, skip={*own, *of_data})
+    if of_data:
+        _add_options_of_data(parser, argv[1:])
     function(**vars(parser.parse_args([_underscored(word) for word in argv[1:]])))
+
+
+def _add_options_of_data(parser: Any, words: list[str]) -> None:
+    """The arguments of the data set that is named, as options."""
+    from zoo.data.sets import DATA
+
+    named = next((word for word in words if word in DATA), None)
+    if named is not None:
+        parser.add_class_arguments(DATA[named], as_group=False)
 
 
 def _underscored(word: str) -> str:

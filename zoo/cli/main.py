@@ -32,6 +32,7 @@ at hand:
   compare   results.json files side by side, two of them paired image by image
   list      methods and recipes
   data      prepare or show a data set
+  features  train the features of one's own labelled data, for FID and its like
 """
 
 

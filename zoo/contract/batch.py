@@ -4,8 +4,9 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-PixelKind = Literal["binary", "real", "deq"]
-"""binary: 0 or 1; real: grey levels in [0, 1] as they are; deq: (byte + U[0, 1)) / 256."""
+PixelKind = Literal["binary", "real", "deq", "pseudo"]
+"""binary: 0 or 1; real: grey levels in [0, 1] as they are; deq: (byte + U[0, 1)) / 256; pseudo: grey levels
+as the targets of a Bernoulli likelihood, which is then a score and no likelihood."""
 
 BYTE = 255
 """The byte of a white pixel: `originals` divided by it are grey levels in [0, 1]."""
@@ -19,7 +20,7 @@ class Batch(NamedTuple):
     x: Tensor
     """[B, C, H, W] float32 pixels in [0, 1]."""
     y: Tensor
-    """[B] int64 labels; -1 where there is none."""
+    """[B] int64 labels; -1 where there is none or it is withheld."""
     row: Tensor
     """[B] int64 positions in the split."""
 

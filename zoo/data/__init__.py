@@ -1,7 +1,8 @@
 """Images for every method: one family of data modules, all yielding the same `Batch`."""
 
+from zoo.data.facts import Facts, Protocol
 from zoo.data.modules import Binarize, ImageData, Pixels, Rows, Split
-from zoo.data.sets import DATA, MNIST, Digits, FashionMNIST, HubImages, ImageFolder, from_recipe
+from zoo.data.sets import DATA, MNIST, Digits, FashionMNIST, HubImages, ImageFolder, facts_of, from_recipe
 from zoo.data.toys import Heartbeat, SwissRoll
 
 __all__ = [
@@ -9,15 +10,18 @@ __all__ = [
     "MNIST",
     "Binarize",
     "Digits",
+    "Facts",
     "FashionMNIST",
     "Heartbeat",
     "HubImages",
     "ImageData",
     "ImageFolder",
     "Pixels",
+    "Protocol",
     "Rows",
     "Split",
     "SwissRoll",
+    "facts_of",
     "from_recipe",
 ]
 

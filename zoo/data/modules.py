@@ -16,16 +16,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from zoo.contract.batch import Batch, PixelKind
+from zoo.data.facts import Facts, Protocol
 from zoo.data.sources import Source, prepared
-from zoo.errors import require
+from zoo.data.treatments import bags, balanced, shrunk
+from zoo.errors import UsageError, require
 
-Binarize = Literal["none", "dynamic", "fixed", "threshold"]
+Binarize = Literal["none", "dynamic", "fixed", "threshold", "pseudo"]
 Split = Literal["train", "val", "test"]
 EVAL_BATCH = 100
 """Images per validation and test batch: part of the protocol, since each batch has its own random stream."""
 THRESHOLD = 127
 LARGE_SET, LARGE_SET_VALIDATION = 60_000, 10_000
 SMALL_SET_FRACTION = 10
+SETTINGS = ("binarize", "dequantize", "pad", "subset", "num_validation", "batch_size", "draw_seed")
+"""Arguments that every recipe names."""
+TREATMENTS = {"shrink": 1, "whole": False, "labelled": None, "bag_size": None}
+"""Arguments that a recipe names where they are not these."""
 
 
 class Rows(NamedTuple):
@@ -72,10 +78,13 @@ class _WholeBatches(DistributedSampler):
 class ImageData(LightningDataModule, ABC):
     """Images in [0, 1], split, binarised or dithered by a named protocol.
 
+    A data set is a class with `facts` and a `source`; one's own pictures state their facts in `described`.
+
     Args:
         binarize: `dynamic`: a grey level is the probability of a 1; training pixels are re-drawn at every
             visit, validation and test pixels drawn once. `fixed`: all pixels drawn once. `threshold`:
-            byte > 127. `none`: grey levels.
+            byte > 127. `none`: grey levels. `pseudo`: grey levels as the targets of a Bernoulli likelihood,
+            whose value is then a score and no likelihood.
         dequantize: Use (byte + U[0, 1)) / 256 instead of byte / 255; needs `binarize: none`.
         pad: Zero pixels added on each side.
         subset: Keep only the first images of the training split.
@@ -83,11 +92,22 @@ class ImageData(LightningDataModule, ABC):
             60,000 or more, else a tenth; 0 trains on all of them, for methods that choose nothing by
             validation.
         batch_size: Training images per step and process.
-        draw_seed: Seed of everything that is drawn once: binarised or dithered test images, held-out rows.
+        draw_seed: Seed of everything that is drawn once: binarised or dithered test images, held-out rows,
+            labels that stay, bags.
+        shrink: Side of the squares of pixels that are averaged into one, after padding and before anything
+            is drawn: 2 makes 14 x 14 of 28 x 28.
+        whole: Train and test on all images there are, the protocol of the papers on clustering; no
+            validation.
+        labelled: Labels that the method is shown, as many of each class; the other training images' label is
+            -1, for the method alone: scores read what `labels` gives.
+        bag_size: Put the training images into bags of so many, each a mixture of few classes (`bag_of`).
 
     Raises:
         UsageError: If an option is out of range or two options contradict each other.
     """
+
+    facts: Facts
+    """What is known of the data."""
 
     def __init__(
         self,
@@ -98,27 +118,45 @@ class ImageData(LightningDataModule, ABC):
         num_validation: int | None = None,
         batch_size: int = 100,
         draw_seed: int = 0,
+        shrink: int = 1,
+        whole: bool = False,
+        labelled: int | None = None,
+        bag_size: int | None = None,
     ) -> None:
         super().__init__()
         require(
             not (dequantize and binarize != "none"),
             f"dequantize needs binarize: none, got binarize: {binarize}",
         )
-        require(pad >= 0, f"pad must not be negative, got {pad}")
-        require(subset is None or subset >= 1, f"subset must be at least 1, got {subset}")
-        require(
-            num_validation is None or num_validation >= 0,
-            f"num_validation must not be negative, got {num_validation}",
-        )
-        require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}")
-        require(draw_seed >= 0, f"draw_seed must not be negative, got {draw_seed}")
+        for name, value, least in (
+            ("subset", subset, 1),
+            ("batch_size", batch_size, 1),
+            ("shrink", shrink, 1),
+            ("labelled", labelled, 1),
+            ("bag_size", bag_size, 1),
+        ):
+            require(value is None or value >= least, f"{name} must be at least {least}, got {value}")
+        for name, value in {"pad": pad, "num_validation": num_validation, "draw_seed": draw_seed}.items():
+            require(value is None or value >= 0, f"{name} must not be negative, got {value}")
+        for name, value in {"subset": subset, "num_validation": num_validation}.items():
+            require(
+                not (whole and value), f"whole takes all images for training and test, got {name}: {value}"
+            )
         self.binarize, self.dequantize, self.pad = binarize, dequantize, pad
-        self.subset, self.num_validation = subset, num_validation
+        self.subset, self.num_validation = subset, 0 if whole else num_validation
         self.batch_size, self.draw_seed = batch_size, draw_seed
+        self.shrink, self.whole, self.labelled, self.bag_size = shrink, whole, labelled, bag_size
         self._splits: dict[str, Pixels] = {}
         self._originals: dict[str, Tensor] = {}
-        self._held_out = ""
+        self._labels: dict[str, Tensor] = {}
+        self._bags: Tensor | None = None
+        self._own_test = True
         self._shuffle_seed: int | None = None
+
+    @classmethod
+    def described(cls, arguments: dict[str, Any]) -> Facts:  # noqa: ARG003
+        """The facts of what these arguments of the class stand for; nothing is read."""
+        return cls.facts
 
     @property
     @abstractmethod
@@ -127,31 +165,66 @@ class ImageData(LightningDataModule, ABC):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) after padding."""
-        return self.source.image_shape
+        """(C, H, W) after padding and shrinking."""
+        channels, height, width = self.source.image_shape
+        require(
+            height % self.shrink == 0 and width % self.shrink == 0,
+            f"shrink must divide the sides of images of {height} x {width}, got {self.shrink}",
+        )
+        return channels, height // self.shrink, width // self.shrink
 
     @property
     def pixels(self) -> PixelKind:
         """The kind of pixels a batch holds."""
+        if self.binarize == "pseudo":
+            return "pseudo"
         if self.binarize != "none":
             return "binary"
         return "deq" if self.dequantize else "real"
 
     @property
-    def protocol(self) -> str:
+    def protocol(self) -> Protocol:
         """Name of the data, its split and its treatment, as printed beside every number."""
         self.setup()
-        sizes = "/".join(_thousands(len(self._splits[split].y)) for split in ("train", "val", "test"))
-        treatment = {
-            "none": "deq" if self.dequantize else "real",
-            "dynamic": f"dynamic (test drawn once, seed {self.draw_seed})",
-            "fixed": f"fixed (own draw, seed {self.draw_seed})",
-            "threshold": "threshold (byte > 127)",
+        train, val, test = (len(self._splits[split].y) for split in ("train", "val", "test"))
+        return self._protocol((train, val, test))
+
+    @property
+    def stated(self) -> Protocol:
+        """The protocol, from what the facts say of the source's sizes; nothing is read.
+
+        Raises:
+            UsageError: If they do not say it.
+        """
+        if self.facts.sizes is None:
+            raise UsageError(f"the sizes of {self.facts.name} are not known before it is read")
+        n, n_test = self.facts.sizes
+        if self.whole:
+            return self._protocol((n + n_test, 0, n + n_test))
+        held, last = self._cut(n)
+        return self._protocol((last, held, n_test))
+
+    def _protocol(self, sizes: tuple[int, int, int]) -> Protocol:
+        seed = self.draw_seed
+        treatment, how = {
+            "none": ("deq", f"test dithered once, seed {seed}") if self.dequantize else ("real", ""),
+            "dynamic": ("dynamic", f"test drawn once, seed {seed}"),
+            "fixed": ("fixed", f"own draw, seed {seed}"),
+            "threshold": ("threshold", f"byte > {THRESHOLD}"),
+            "pseudo": ("pseudo", "grey levels as Bernoulli targets"),
         }[self.binarize]
-        if self.dequantize:
-            treatment += f" (test dithered once, seed {self.draw_seed})"
-        shape = "x".join(str(size) for size in self.image_shape)
-        return f"{self.source.name} {shape} {sizes}{self._held_out}, {treatment}"
+        return Protocol(
+            self.source.name,
+            self.image_shape,
+            sizes,
+            treatment,
+            how,
+            held_out="" if self._own_test or self.whole else f"seeded hold-out, seed {seed}",
+            shrink=self.shrink,
+            whole=self.whole,
+            labels=f"{self.labelled} labels, seed {seed}" if self.labelled else "",
+            bags=f"bags of {self.bag_size}, seed {seed}" if self.bag_size else "",
+        )
 
     def prepare_data(self) -> None:
         """Convert the source once; later calls find the cache, or what `setup` read of it."""
@@ -162,31 +235,65 @@ class ImageData(LightningDataModule, ABC):
         """Load the cache, split it, and draw what is drawn once."""
         if self._splits:
             return
+        x, y, test_x, test_y = self.divided()
+        if self.whole:
+            x, y = torch.cat((x, test_x)), torch.cat((y, test_y))
+            test_x, test_y, held, last = x, y, 0, len(y)
+        else:
+            held, last = self._cut(len(y))
+        first = len(y) - held
+        shown = y[:last] if self.labelled is None else balanced(y[:last], self.labelled, self.draw_seed)
+        if self.bag_size is not None:
+            self._bags = bags(y[:last], self.bag_size, self.draw_seed)
+        self._originals = {"train": x[:last], "val": x[first:], "test": test_x}
+        self._labels = {"train": y[:last], "val": y[first:], "test": test_y}
+        self._splits = {
+            "train": self._treat(x[:last], shown, "train"),
+            "val": self._treat(x[first:], y[first:], "val"),
+            "test": self._treat(test_x, test_y, "test"),
+        }
+
+    def divided(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images, uint8 [N, C, H, W], and labels [N] that may be learned from, then those that may not."""
         arrays = prepared(self.source)
         x, y = arrays["train_x"], arrays["train_y"]
-        n = len(y)
-        if "test_x" in arrays:
+        self._own_test = "test_x" in arrays
+        if self._own_test:
             test_x, test_y = arrays["test_x"], arrays["test_y"]
         else:
-            order = torch.from_numpy(np.random.default_rng(self.draw_seed).permutation(n))
+            order = torch.from_numpy(np.random.default_rng(self.draw_seed).permutation(len(y)))
             x, y = x[order], y[order]
-            cut = n - max(1, n // SMALL_SET_FRACTION)
+            cut = len(y) - max(1, len(y) // SMALL_SET_FRACTION)
             x, y, test_x, test_y = x[:cut], y[:cut], x[cut:], y[cut:]
-            self._held_out = f" (seeded hold-out, seed {self.draw_seed})"
-            n = cut
+        if self.shrink > 1:
+            x, test_x = shrunk(x, self.shrink), shrunk(test_x, self.shrink)
+        return x, y, test_x, test_y
+
+    def _cut(self, n: int) -> tuple[int, int]:
+        """Of n images, how many validate, and how many train."""
         default = LARGE_SET_VALIDATION if n >= LARGE_SET else max(1, n // SMALL_SET_FRACTION)
         held = default if self.num_validation is None else self.num_validation
         require(
             held < n,
             f"num_validation must be below the {n} training images of {self.source.name}, got {held}",
         )
-        last = min(n - held, self.subset or n)
-        self._splits = {
-            "train": self._treat(x[:last], y[:last], "train"),
-            "val": self._treat(x[n - held :], y[n - held :], "val"),
-            "test": self._treat(test_x, test_y, "test"),
-        }
-        self._originals = {"train": x[:last], "val": x[n - held :], "test": test_x}
+        return held, min(n - held, self.subset or n)
+
+    def labels(self, split: Split) -> Tensor:
+        """All labels [N] of a split, those withheld from the method too: for scores alone."""
+        self.setup()
+        return self._labels[split]
+
+    def bag_of(self, row: Tensor) -> Tensor:
+        """Bag of training rows [B].
+
+        Raises:
+            UsageError: If there are no bags.
+        """
+        self.setup()
+        if self._bags is None:
+            raise UsageError("bags need bag_size, got none")
+        return self._bags.to(row.device)[row]
 
     def originals(self, split: Split) -> Tensor:
         """A split's images before binarisation or dithering, uint8 [N, C, H, W]."""
@@ -195,18 +302,9 @@ class ImageData(LightningDataModule, ABC):
 
     def recipe(self) -> dict[str, Any]:
         """Class name and arguments: `from_recipe` makes the same data module of it."""
-        arguments = self.source_arguments() | {
-            name: getattr(self, name)
-            for name in (
-                "binarize",
-                "dequantize",
-                "pad",
-                "subset",
-                "num_validation",
-                "batch_size",
-                "draw_seed",
-            )
-        }
+        arguments = self.source_arguments() | {name: getattr(self, name) for name in SETTINGS}
+        further = {name: getattr(self, name) for name in TREATMENTS}
+        arguments |= {name: value for name, value in further.items() if value != TREATMENTS[name]}
         return {"class": type(self).__name__, "init_args": arguments}
 
     def source_arguments(self) -> dict[str, Any]:
@@ -245,7 +343,7 @@ class ImageData(LightningDataModule, ABC):
         return hashlib.sha256(str(tuple(x.shape)).encode() + x.numpy().tobytes()).hexdigest()
 
     def _grey(self, split: str) -> bool:
-        return self.binarize == "none" or (self.binarize == "dynamic" and split == "train")
+        return self.binarize in ("none", "pseudo") or (self.binarize == "dynamic" and split == "train")
 
     def batch(self, rows: Rows) -> Batch:
         """Gather rows [B] of a split on the device that `rows` is on; binarise or dither them there."""
@@ -257,7 +355,7 @@ class ImageData(LightningDataModule, ABC):
             pass
         elif self.binarize == "dynamic" and rows.split == "train":
             x = (torch.rand(x.shape, device=x.device) * 255 < x).float()
-        elif self.binarize != "none":
+        elif not self._grey(rows.split):
             x = x.float()
         elif self.dequantize:
             x = (x + torch.rand(x.shape, device=x.device)) / 256
@@ -319,7 +417,3 @@ class ImageData(LightningDataModule, ABC):
 
 def _as_is(rows: Any) -> Rows:
     return rows
-
-
-def _thousands(n: int) -> str:
-    return f"{n // 1000}k" if n and n % 1000 == 0 else str(n)

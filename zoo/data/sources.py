@@ -186,7 +186,7 @@ class HubSource(PictureSource):
             raise UsageError(
                 f"{self.repo_id} is not under ZOO_DATA ({where}) and cannot be read from the Hub "
                 f"({type(error).__name__}): set ZOO_DATA to a folder that holds {self.repo_id}, "
-                "or go online and run `python -m zoo data prepare`"
+                "or go online and run `zoo data prepare NAME`"
             ) from error
 
 

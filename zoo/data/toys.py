@@ -5,10 +5,15 @@ from dataclasses import dataclass
 import torch
 
 from zoo.cache import Arrays
+from zoo.data.facts import Facts
 from zoo.data.modules import ImageData
 from zoo.data.sources import Source
 
 TOY_SIZES = {"train": 10_000, "test": 2_000}
+PAPER = (
+    "Sohl-Dickstein, Weiss, Maheswaranathan, Ganguli. Deep unsupervised learning using nonequilibrium "
+    "thermodynamics. ICML 2015. arXiv:1503.03585"
+)
 HEARTBEAT_LENGTH, HEARTBEAT_PERIOD = 20, 5
 ROLL_NOISE, ROLL_RADIUS = 0.5, 16.0
 """In scikit-learn's units, in which the roll reaches to about 14."""
@@ -68,6 +73,16 @@ class SwissRollSource(Source):
 class Heartbeat(ImageData):
     """Twelve thousand sequences of 20 bits with a 1 at every fifth (Sohl-Dickstein et al. 2015)."""
 
+    facts = Facts(
+        name="heartbeat",
+        called="Heartbeat",
+        title="heartbeat (binary sequences of Sohl-Dickstein et al. 2015, made by this package)",
+        licence="MIT",
+        citation=PAPER,
+        classes=tuple(f"phase {phase}" for phase in range(HEARTBEAT_PERIOD)),
+        sizes=(TOY_SIZES["train"], TOY_SIZES["test"]),
+    )
+
     @property
     def source(self) -> Source:
         return HeartbeatSource(self.pad)
@@ -75,6 +90,15 @@ class Heartbeat(ImageData):
 
 class SwissRoll(ImageData):
     """Twelve thousand points on a spiral in the plane; wants `binarize: none` and `dequantize: true`."""
+
+    facts = Facts(
+        name="swiss_roll",
+        called="SwissRoll",
+        title="swiss roll (scikit-learn's, as in Sohl-Dickstein et al. 2015)",
+        licence="BSD 3-Clause",
+        citation=PAPER,
+        sizes=(TOY_SIZES["train"], TOY_SIZES["test"]),
+    )
 
     @property
     def source(self) -> Source:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from zoo.data.sets import facts_of
 from zoo.errors import require
 from zoo.methods import family_of
 from zoo.publishing.checkpoints import Checkpoint, over_seeds
@@ -99,7 +100,7 @@ class Entrant(NamedTuple):
 def entrant(one: Checkpoint) -> Entrant:
     """A checkpoint, as it is compared."""
     results = one.results
-    data = results.data["protocol"].split()[0]
+    data = facts_of(one.config["data"]).name
     return Entrant(one.slug, one.config["class"], data, results.numbers, results.floors, one.seeds)
 
 

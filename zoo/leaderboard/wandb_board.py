@@ -14,6 +14,7 @@ from wandb.errors import UsageError as WandbUsageError
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from zoo.contract.capabilities import Side
+from zoo.data.sets import facts_of
 from zoo.errors import UsageError
 from zoo.leaderboard.table import Entrant
 from zoo.publishing.checkpoints import Checkpoint
@@ -50,7 +51,7 @@ def push(found: Sequence[Checkpoint], project: str, entity: str | None) -> None:
             name = f"{one.slug}-{results.weights_sha256[:HASH_DIGITS]}"
             with _run(project, entity, name, one.slug, "checkpoint", about) as run:
                 run.log(_pictures(one))
-                run.summary.update(results.flat())
+                run.summary.update(results.flat() | {"data_name": facts_of(config["data"]).name})
             runs[one.slug] = run
             for key, number in results.numbers.items():
                 cells = (
@@ -83,9 +84,9 @@ def pull(project: str, entity: str | None) -> list[Entrant]:
     found = []
     for run in runs:
         summary = {key: run.summary.get(key) for key in run.summary.keys()}  # noqa: SIM118
-        name, data = summary.get("method"), summary.get("data")
+        name, data = summary.get("method"), summary.get("data_name")
         if isinstance(name, str) and isinstance(data, str):
-            found.append(Entrant(run.name, name, data.split()[0], _numbers(summary), {}, {}))
+            found.append(Entrant(run.name, name, data, _numbers(summary), {}, {}))
     return found
 
 

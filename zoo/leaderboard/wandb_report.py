@@ -34,7 +34,7 @@ def save(found: Sequence[Checkpoint], urls: Mapping[str, str], project: str, ent
         UsageError: If W&B refuses.
     """
     shown = boards(map(entrant, found), num_least=2)
-    treatments = sorted({one.results.data["protocol"] for one in found})
+    treatments = sorted({(entrant(one).data, one.results.data["protocol"]) for one in found})
     blocks: list[Any] = [wr.P(READING), wr.TableOfContents()]
     for data in dict.fromkeys(board.data for board in shown):
         mine = [board for board in shown if board.data == data]
@@ -47,7 +47,7 @@ def save(found: Sequence[Checkpoint], urls: Mapping[str, str], project: str, ent
             entity,
             project,
             name=f"runs on {data}",
-            filters=_one_of("data", [text for text in treatments if text.split()[0] == data]),
+            filters=_one_of("data", [text for name, text in treatments if name == data]),
             order=[wr.OrderBy("Name", ascending=True)],
             visible_columns=_columns(mine),
             lock_columns=True,

@@ -6,7 +6,7 @@ A method of a user's own package is not in it: its class is given by the user, n
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.contract.method import Method
@@ -95,7 +95,7 @@ def own_class(path: str) -> "type[Method]":
         f"code must read package.module.Class, got {path!r}",
     )
     try:
-        found = getattr(importlib.import_module(".".join(module)), name, None)
+        found: Any = getattr(importlib.import_module(".".join(module)), name, None)
     except ImportError as error:
         raise UsageError(f"code {path!r} cannot be imported: {error}") from error
     require(

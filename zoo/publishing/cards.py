@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zoo.contract.about import _summary, abilities, departures
+from zoo.data.sets import facts_of
 from zoo.files import write_bytes
 from zoo.hub import WEIGHTS, recipe_files, shelf
 from zoo.methods import METHODS, from_folder, method_class
@@ -19,12 +20,6 @@ from zoo.scores.sections import HEADLINES
 
 INDEX = "MODEL_CARDS.md"
 MEGABYTE = 1e6
-DATA = {
-    "Digits": ("optical digits of scikit-learn (UCI), CC BY 4.0", None),
-    "MNIST": ("MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0", "ylecun/mnist"),
-    "FashionMNIST": ("Fashion-MNIST (Xiao, Rasul, Vollgraf), MIT", "zalando-datasets/fashion_mnist"),
-}
-"""Licence, and name on the Hub, of the data."""
 
 
 def write_card(checkpoint: Checkpoint) -> None:
@@ -44,8 +39,7 @@ def write_index(root: Path | None = None) -> None:
 def card(checkpoint: Checkpoint) -> str:
     """The model card, Markdown with the metadata that the Hub reads."""
     config, results = checkpoint.config, checkpoint.results
-    kind, data = method_class(config["class"]), config["data"]["class"]
-    licence, on_hub = DATA[data]
+    kind, data = method_class(config["class"]), facts_of(config["data"])
     protocols = list(dict.fromkeys(number.protocol for number in results.numbers.values()))
     seeds = checkpoint.seeds
     rows = [_row(key, number, results, seeds, protocols) for key, number in results.numbers.items()]
@@ -53,13 +47,13 @@ def card(checkpoint: Checkpoint) -> str:
     return _render(
         "card.md.jinja",
         slug=checkpoint.slug,
-        tags=["pytorch-lightning", "generative-model", config["class"].lower(), data.lower()],
-        datasets=[on_hub] if on_hub else [],
-        data_name=on_hub or data.lower(),
+        tags=["pytorch-lightning", "generative-model", config["class"].lower(), data.called.lower()],
+        datasets=[data.hub] if data.hub else [],
+        data_name=data.hub or data.name,
         numbers=rows,
-        summary=f"{_summary(kind)} Trained on {data}.",
+        summary=f"{_summary(kind)} Trained on {data.called}.",
         citation=kind.paper,
-        shape=results.data["protocol"].split()[1].replace("x", ", "),
+        shape=", ".join(map(str, config["init_args"]["image_shape"])),
         protocol=results.data["protocol"],
         samples="samples.png",
         film="film.gif" in pictures,
@@ -73,9 +67,9 @@ def card(checkpoint: Checkpoint) -> str:
         recipe=_recipe(checkpoint.slug),
         cost=_cost(checkpoint),
         dropped=_dropped(checkpoint.folder),
-        what="images like those of " + data,
+        what=f"images like those of {data.called}",
         capabilities=", ".join(abilities(kind)),
-        licence=licence,
+        licence=data.credit,
         commands={
             "score": f"`python -m zoo score {checkpoint.slug}`",
             "reproduce": f"`python -m zoo reproduce {checkpoint.slug}"

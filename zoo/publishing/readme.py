@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 
+from zoo.data.sets import from_recipe
 from zoo.methods import method_class
 from zoo.publishing.checkpoints import Checkpoint, _shown
 from zoo.publishing.references import Reference, references
@@ -30,7 +31,7 @@ def readme_table(found: dict[str, Checkpoint]) -> str:
         cells = (
             "" if method == before else f"{method}, {_short(method_class(method).paper)}",
             f"[{slug}](checkpoints/{slug}/README.md)",
-            re.sub(r" \dx\d+x\d+| \(.*", "", one.results.data["protocol"]),
+            _data(one),
             f"{_plain(name)} {numbers[f'test/{name}']} {_unit(numbers[f'test/{name}'].unit)}" if name else "",
             _in_short(theirs[slug]) if slug in theirs else "",
             *(_of_samples(numbers.get(f"test/{key}"), found.values()) for key in ("fid", "coverage")),
@@ -38,6 +39,11 @@ def readme_table(found: dict[str, Checkpoint]) -> str:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
         before = method
     return "\n".join(lines)
+
+
+def _data(one: Checkpoint) -> str:
+    """Name, sizes and treatment of a checkpoint's data."""
+    return one.results.data.get("short") or from_recipe(one.config["data"]).stated.short
 
 
 def _of_samples(number: Number | None, found: Iterable[Checkpoint]) -> str:

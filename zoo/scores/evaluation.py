@@ -148,7 +148,7 @@ class Evaluator(Callback):
             method=class_name(type(pl_module)),
             numbers=scene.numbers,
             skipped=skipped,
-            data={"protocol": data.protocol, "test_sha256": data.test_hash()},
+            data=data.protocol.written() | {"test_sha256": data.test_hash()},
             weights_sha256=weights_sha256(pl_module),
             seed=self.seed,
             versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},

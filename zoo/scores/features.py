@@ -3,12 +3,12 @@
 An extractor maps bytes to the activations that the distances compare and to class log-probabilities. The
 numbers of two extractors never compare, so a protocol names its extractor and a hash of its weights. The
 classifiers of `digits`, `mnist` and `fashion_mnist` ship with the package (`scripts/train_features.py` trains
-them, on training images only); colour images need the extra `inception`.
+them, on training images only); which network a data set has is decided in `classifiers`.
 """
 
 import hashlib
 from abc import abstractmethod
-from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from zoo.contract.shapes import Codes, Images, LogProbs
 from zoo.errors import UsageError, require
 
-CLASSIFIERS = {"digits": (32, 64), "mnist": (32, 64, 96), "fashion_mnist": (32, 64, 96)}
-"""Data set to the widths of its classifier's stages."""
 NUM_FEATURES = 128
+CONVOLUTION = 4
+"""Axes of a convolution's kernel."""
 COLOURS = 3
 INCEPTION_FEATURES = 2048
 INCEPTION_CLASSES = 1008
@@ -145,34 +145,19 @@ class Inception(Extractor):
         return Features(activations, logits.log_softmax(-1))
 
 
-@lru_cache(maxsize=4)
-def extractor(data_name: str, image_shape: tuple[int, int, int]) -> Extractor:
-    """The feature network for a data set.
-
-    Args:
-        data_name: Short name of the data, as in protocols (`mnist`).
-        image_shape: (C, H, W).
-
-    Raises:
-        UsageError: If there is none for these images.
-    """
-    if data_name in CLASSIFIERS:
-        net = shipped(data_name)
-        fits = net.image_shape == image_shape
-        require(fits, f"the features of {data_name} read images {net.image_shape}, got {image_shape}")
-        return net
-    if image_shape[0] == COLOURS:
-        return Inception().requires_grad_(False).eval()
-    raise UsageError(f"no feature network for the grey images of {data_name}")
+def has_inception() -> bool:
+    """Whether the extra is installed."""
+    return find_spec("torch_fidelity") is not None
 
 
 def shipped(data_name: str) -> Classifier:
-    """The classifier that ships with the package for one of `CLASSIFIERS`."""
+    """The classifier that ships with the package for a data set."""
     with safe_open(weights_file(data_name), "pt") as file:
         about = file.metadata()
         tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     channels, height, width = map(int, about["image_shape"].split("x"))
-    net = Classifier((channels, height, width), CLASSIFIERS[data_name], int(about["num_classes"]))
+    widths = tuple(len(kernel) for kernel in tensors.values() if kernel.ndim == CONVOLUTION)
+    net = Classifier((channels, height, width), widths, int(about["num_classes"]))
     net.load_state_dict(tensors)
     net.name = _versioned(f"{data_name.replace('_', '-')}-cnn-{NUM_FEATURES}", net)
     return net.requires_grad_(False).eval()

@@ -2,8 +2,8 @@
 
 `results.json`, schema 3: `method`; `numbers` {name: {value, unit, side, protocol, error, interval}}, where a
 protocol is {data, how, num_images, num_samples}; `floors` {floor: numbers} of what needs no model (other real
-images, independent pixels, raw pixels as codes);
-`skipped` {metric: reason}; `warnings`; `data` {protocol, test_sha256}; `weights_sha256`; `seed`; `versions`;
+images, independent pixels, raw pixels as codes); `skipped` {metric: reason}; `warnings`; `data` {protocol,
+test_sha256, and optionally the protocol's name and short form}; `weights_sha256`; `seed`; `versions`;
 `hardware`; `seconds` {metric: time}; `train_seconds`; `peak_memory_mb`; `details` {name: list of numbers}.
 Every value is finite.
 """
@@ -109,7 +109,8 @@ class Results:
     skipped: dict[str, str]
     """Metric to the reason why it was not computed."""
     data: dict[str, str]
-    """`protocol` and `test_sha256`, the hash of the test images as they were scored."""
+    """`protocol`; optionally its parts that tables show, `name` and `short`; and `test_sha256`, the hash of
+    the test images as they were scored."""
     weights_sha256: str
     seed: int
     versions: dict[str, str]
@@ -151,8 +152,9 @@ class Results:
         return _parsed(value, cls, str(path))
 
     def flat(self) -> dict[str, float | str]:
-        """For loggers: `test/fid`, beside it `side/fid`, `unit/fid`, `protocol/fid`, `error/fid`; `data`."""
+        """For loggers: `test/fid`, with `side/`, `unit/`, `protocol/`, `error/fid`; the data, their name."""
         found: dict[str, float | str] = {"method": self.method, "data": self.data["protocol"]}
+        found |= {"data_name": self.data["name"]} if "name" in self.data else {}
         for key, number in self.numbers.items():
             name = key.split("/", 1)[1]
             found |= {

@@ -24,7 +24,8 @@ from zoo.data.modules import ImageData, Split
 from zoo.errors import UsageError, require
 from zoo.files import sha256
 from zoo.randomness import own_stream
-from zoo.scores.features import Extractor, Features, as_bytes, extractor
+from zoo.scores.classifiers import extractor
+from zoo.scores.features import Extractor, Features, as_bytes
 from zoo.scores.metrics import Estimate, share_interval
 from zoo.scores.results import Measure, Number, Numbers, Protocol
 
@@ -167,7 +168,7 @@ class Scene:
             UsageError: If there is none.
         """
         with own_stream(self.seed):  # a network draws its first weights, whose place the file's take
-            return extractor(self.data.source.name, self.data.image_shape).to(self.method.device)
+            return extractor(self.data).to(self.method.device)
 
     def features(self, images: Tensor) -> Features:
         """Features of images [N, C, H, W] that lie on the CPU."""
@@ -241,17 +242,19 @@ class Scene:
     @property
     def image_set(self) -> str:
         """Name and shape of the images, whatever is done to their pixels."""
-        return f"{self.data.source.name} {'x'.join(map(str, self.data.image_shape))}"
+        return self.data.protocol.images
 
     @cached_property
     def labels(self) -> tuple[Tensor, Tensor]:
         """Labels of the training images and of the test images that were scored.
 
+        Those withheld from the method are here too: a probe measures codes, and needs all labels for it.
+
         Raises:
             UsageError: If there are none.
         """
         scored = self.per_image["row"].long()
-        both = self.data.split("train").y, self.data.split("test").y[scored]
+        both = self.data.labels("train"), self.data.labels("test")[scored]
         require(min(int(y.min()) for y in both) >= 0, f"{self.data.source.name} has no labels")
         return both
 

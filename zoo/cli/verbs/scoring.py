@@ -142,7 +142,8 @@ def _paired(results: list, paths: list[str]) -> None:
     from zoo.scores.metrics import mean_and_error
 
     first, second = results
-    require(first.data == second.data, f"both must score the same images, got {first.data} and {second.data}")
+    images = [{name: result.data[name] for name in ("protocol", "test_sha256")} for result in results]
+    require(images[0] == images[1], f"both must score the same images, got {images[0]} and {images[1]}")
     require(first.seed == second.seed, f"both must have one seed, got {first.seed} and {second.seed}")
     columns = []
     for path in paths:
@@ -159,7 +160,8 @@ def _paired(results: list, paths: list[str]) -> None:
         table.add_column(heading, justify="right" if heading == "second - first" else "left", overflow="fold")
     for name, number in first.numbers.items():
         other = second.numbers.get(name)
-        column = "log_prob" if name.startswith("test/log_prob") else name.removeprefix("test/")
+        log_prob = name.startswith(("test/log_prob", "test/bernoulli_score"))
+        column = "log_prob" if log_prob else name.removeprefix("test/")
         if other is None or other.protocol != number.protocol or any(column not in part for part in columns):
             continue
         mean, error = mean_and_error(columns[1][column] - columns[0][column])

@@ -30,7 +30,7 @@ class PixelHead(nn.Module):
     """Features [..., F] to a distribution over images [..., C, H, W]."""
 
     accepts: tuple[PixelKind, ...]
-    """Kinds of pixels for which the likelihood means what it says."""
+    """Kinds of pixels for which the likelihood, or the score of `pseudo` ones, means what it says."""
     mean_logits: PixelReadout
 
     @torch.no_grad()
@@ -53,7 +53,7 @@ class BernoulliPixels(PixelHead):
         image_shape: (C, H, W).
     """
 
-    accepts = ("binary",)
+    accepts = ("binary", "pseudo")
 
     def __init__(self, in_dim: int, image_shape: Sequence[int]) -> None:
         super().__init__()

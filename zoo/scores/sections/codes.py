@@ -8,6 +8,7 @@ from torch.distributions import Independent
 
 from zoo.cache import content_hash, remembered
 from zoo.contract.capabilities import Clusters, Encodes, Explains, Infers, Reconstructs, Side
+from zoo.errors import require
 from zoo.parts.estimators import active_units
 from zoo.scores.metrics import Estimate, mean_and_error, wilson
 from zoo.scores.representation import (
@@ -56,6 +57,7 @@ def active(scene: Scene) -> None:
 
 def codes(scene: Scene) -> None:
     """What a linear probe and nearest neighbours read from the codes; raw pixels beside them."""
+    require(not scene.data.whole, "probes need images that no one has trained on, the data are whole")
     train_y, test_y = scene.labels
     n = min(PROBE_CODES, len(train_y))
     train_y = train_y[:n]

@@ -14,7 +14,6 @@ from zoo.scores.scene import Scene
 from zoo.scores.section import Section
 
 OUTLIERS, OUTLIER_SAMPLES = 1000, 50
-OTHER_DATA = {"MNIST": "FashionMNIST", "FashionMNIST": "MNIST"}
 
 
 def conditional(scene: Scene) -> None:
@@ -50,8 +49,9 @@ def accuracy(scene: Scene) -> None:
 def outliers(scene: Scene) -> None:
     """AUROC of telling the test images from those of another data set by log-likelihood or energy."""
     method, recipe = scene.method, scene.data.recipe()
-    require(recipe["class"] in OTHER_DATA, f"no outliers of the shape of {scene.image_set} are known")
-    other = from_recipe(recipe | {"class": OTHER_DATA[recipe["class"]]})
+    known = scene.data.facts.outliers
+    require(known is not None, f"no outliers of the shape of {scene.image_set} are known")
+    other = from_recipe(recipe | {"class": known})
 
     def read(name: str, data: ImageData) -> Tensor:
         x = data.split("test").x[:OUTLIERS].to(method.device)
@@ -65,7 +65,8 @@ def outliers(scene: Scene) -> None:
         return scene.spread(name, len(x), score)[0]
 
     inside, outside = read("inliers", scene.data), read("outliers", other)
-    by = "log p(x)" if isinstance(method, Scores) else "energy"
+    likelihood = "Bernoulli score" if scene.data.pixels == "pseudo" else "log p(x)"
+    by = likelihood if isinstance(method, Scores) else "energy"
     by += f", K={OUTLIER_SAMPLES}" if isinstance(method, Weighs) else ""
     how = f"{len(inside)} images against {len(outside)} of {other.source.name}, by {by}"
     scene.put("outlier_auroc", outlier_auroc(inside, outside), scene.treated(how))

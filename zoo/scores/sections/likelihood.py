@@ -37,8 +37,10 @@ def log_prob(scene: Scene) -> None:
         scene.put("gain_over_baseline", mean_and_error(bits), how, side=side)
     if not weighs:
         return
-    for name in ("elbo", "rate", "distortion"):
-        scene.put(name, mean_and_error(columns[name]), how)
+    _put(scene, "elbo", "bernoulli_elbo", Side.LOWER, mean_and_error(columns["elbo"]), how)
+    scene.put("rate", mean_and_error(columns["rate"]), how)
+    distortion = mean_and_error(columns["distortion"])
+    _put(scene, "distortion", "bernoulli_distortion", Side.ESTIMATE, distortion, how)
     ess = columns["ess"]
     low = share(ess < LOW_ESS)
     scene.put("ess_median", float(ess.median()), how)
@@ -52,13 +54,22 @@ def log_prob(scene: Scene) -> None:
 
 def _log_likelihood(scene: Scene, side: Side, mean: tuple[float, float], how: Protocol) -> None:
     key = "log_prob" if side is Side.EXACT else f"log_prob_{side.name.lower()}"
-    scene.put(key, mean, how, side=side)
-    if scene.data.pixels == "real":
-        return  # grey levels without dithering have a density, not a probability: no bits
+    _put(scene, key, "bernoulli_score", side, mean, how)
+    if scene.data.pixels in ("real", "pseudo"):
+        return  # grey levels without dithering have a density, or a score, not a probability: no bits
     dims = math.prod(scene.method.image_shape)
     opposite = {Side.LOWER: Side.UPPER, Side.UPPER: Side.LOWER}.get(side, side)
     bits = bits_per_dim(-mean[0], dims, bytes_scaled=scene.data.pixels == "deq")
     scene.put("bits_per_dim", (bits, mean[1] / (math.log(2) * dims)), how, side=opposite)
+
+
+def _put(
+    scene: Scene, key: str, as_score: str, side: Side, value: tuple[float, float], how: Protocol
+) -> None:
+    """A log-likelihood or a part of it; of `pseudo` pixels it is a score, under its own name."""
+    if scene.data.pixels == "pseudo":
+        key, side = as_score, Side.ESTIMATE
+    scene.put(key, value, how, side=side)
 
 
 def partition(scene: Scene) -> None:
@@ -100,7 +111,7 @@ def annealed(scene: Scene) -> None:
     log_prob, ess, acceptance = found
     how = f"first {len(x)} images, AIS from the prior, {AIS_CHAINS} chains, "
     how += f"{AIS_STEPS} distributions, acceptance {float(acceptance.mean()):.2f}"
-    scene.put("log_prob_ais", mean_and_error(log_prob), scene.treated(how))
+    _put(scene, "log_prob_ais", "bernoulli_ais", Side.LOWER, mean_and_error(log_prob), scene.treated(how))
     scene.put("ais_ess_median", float(ess.median()), scene.treated(how), of=AIS_CHAINS)
     if "log_prob" in scene.per_image:
         difference = mean_and_error(log_prob - scene.per_image["log_prob"][: len(x)])
@@ -115,6 +126,7 @@ LIKELIHOODS = {
     "log_prob_upper": Measure(NATS, Side.UPPER),
     "log_prob_estimate": Measure(NATS, Side.ESTIMATE, "higher", board=92, headline=12),
     "log_prob_optimistic": Measure(NATS, Side.OPTIMISTIC, "higher", board=93, headline=13),
+    "bernoulli_score": Measure(NATS, better="higher", board=94, headline=14),
     "bits_per_dim": Measure("bits/dim", better="lower", board=120, headline=20),
 }
 """What every log-likelihood is put as; its side is in its name."""
@@ -128,6 +140,8 @@ LOG_PROB = Section(
         "elbo": Measure(NATS, Side.LOWER),
         "rate": Measure(NATS),
         "distortion": Measure(NATS),
+        "bernoulli_elbo": Measure(NATS),
+        "bernoulli_distortion": Measure(NATS),
         "ess_median": Measure("samples"),
         "ess_below_10": Measure("share of images"),
     },
@@ -153,6 +167,7 @@ AIS = Section(
     annealed,
     {
         "log_prob_ais": Measure(NATS, Side.LOWER),
+        "bernoulli_ais": Measure(NATS),
         "ais_ess_median": Measure("of {} chains"),
         "ais_less_bound": Measure(NATS),
     },

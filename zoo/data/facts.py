@@ -1,0 +1,95 @@
+"""What is known of a data set, and how its images were cut and treated for a score."""
+
+from typing import NamedTuple
+
+NOT_STATED = "not stated"
+
+
+class Facts(NamedTuple):
+    """What is known of a data set; its data module carries it, and nothing else does."""
+
+    name: str
+    """Short name, as it stands in protocols: `fashion_mnist`."""
+    called: str
+    """What running text calls it: `FashionMNIST`."""
+    title: str
+    """Full name and makers, as a card's last line has them."""
+    licence: str = NOT_STATED
+    hub: str | None = None
+    """`owner/name` on the Hugging Face Hub."""
+    citation: str = NOT_STATED
+    classes: tuple[str, ...] = ()
+    """Name of every label, in their order."""
+    outliers: str | None = None
+    """Data module of other images of the same shape, from which its own are told apart."""
+    sizes: tuple[int, int] | None = None
+    """Images in the training and in the test split of the source."""
+
+    @property
+    def credit(self) -> str:
+        """Title and licence."""
+        return f"{self.title}, {'licence ' if self.licence == NOT_STATED else ''}{self.licence}"
+
+
+class Protocol(NamedTuple):
+    """How images are cut and treated: `str` of it is the sentence that stands beside every number."""
+
+    name: str
+    """Short name of the data."""
+    shape: tuple[int, int, int]
+    """(C, H, W) of an image."""
+    sizes: tuple[int, int, int]
+    """Training, validation and test images."""
+    treatment: str
+    """What is done to the pixels, in a word: `dynamic`."""
+    how: str = ""
+    """What that word leaves open: `test drawn once, seed 0`."""
+    held_out: str = ""
+    """Where the test images come from, if not from the source's own split."""
+    shrink: int = 1
+    """Side of the squares of pixels that were averaged into one."""
+    whole: bool = False
+    """Whether the training and the test images are the same: all there are."""
+    labels: str = ""
+    """How many labels the method was shown, where it was not all."""
+    bags: str = ""
+    """How images were put into bags, if they were."""
+
+    @property
+    def dims(self) -> str:
+        """The shape in words: `1x28x28`."""
+        return "x".join(map(str, self.shape))
+
+    @property
+    def cut(self) -> str:
+        """The sizes in words: `50k/10k/10k`."""
+        return "/".join(map(_thousands, self.sizes))
+
+    @property
+    def images(self) -> str:
+        """Which images they are, whatever is done to the values of their pixels."""
+        shrunk = f" ({self.shrink}x{self.shrink} means)" if self.shrink > 1 else ""
+        return f"{self.name} {self.dims}{shrunk}" + (" whole" if self.whole else "")
+
+    @property
+    def short(self) -> str:
+        """Name, sizes and treatment, for a cell of a table."""
+        return f"{self.name} {self.cut}, {self.treatment}{self._further}"
+
+    def written(self) -> dict[str, str]:
+        """What stands in results: the sentence, and its parts that tables show."""
+        return {"protocol": str(self), "name": self.name, "short": self.short}
+
+    def __str__(self) -> str:
+        """The sentence."""
+        where = f" ({self.held_out})" if self.held_out else ""
+        how = f" ({self.how})" if self.how else ""
+        return f"{self.images} {self.cut}{where}, {self.treatment}{how}{self._further}"
+
+    @property
+    def _further(self) -> str:
+        return "".join(f", {text}" for text in (self.labels, self.bags) if text)
+
+
+def _thousands(n: int) -> str:
+    return f"{n // 1000}k" if n and n % 1000 == 0 else str(n)
