@@ -337,7 +337,7 @@ def test_grey_images_without_a_feature_network_say_so(tmp_path):
         Image.effect_noise((12, 12), 50 + i).save(tmp_path / f"grey/{i}.png")
     data = ImageFolder(str(tmp_path / "grey"), size=12, grey=True)
     results = score(tiny("VAE", (1, 12, 12)), tmp_path, data)
-    assert results.skipped["fid"] == "no feature network for the grey images of grey"
+    assert results.skipped["fid"].startswith("no features for grey 1x12x12: `zoo features` learns them")
     assert results.skipped["codes"].startswith("grey has no labels")
 
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, tiny
+from support import ROOT, tiny
 from PIL import Image
 
 from zoo.contract.saved import save_pretrained, weights_sha256

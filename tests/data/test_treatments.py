@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import tiny
+from support import tiny
 from lightning.pytorch import Trainer
 
 from zoo.data import Digits, Rows, SwissRoll, from_recipe

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from support import tiny
 from lightning.pytorch import Trainer
 from PIL import Image
 from safetensors import safe_open
