@@ -11,11 +11,12 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from zoo.contract.capabilities import Explanation, Partition, Weights
 from zoo.data.sets import MNIST
 from zoo.errors import UsageError
-from zoo.parts.annealing import binary_pair
-from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition, raise_log_prob, settings
+from zoo.parts.annealing import enumeration
+from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, raise_log_prob
+from zoo.parts.annealing.enumeration import settings
 from zoo.parts.annealing.latents import LatentPath, latent_ais, latent_ais_back
 from zoo.parts.annealing.paths import Path, anneal, anneal_back, linear, sigmoid, tripartite, upper_bound
-from zoo.parts.annealing.verdicts import exactly, judged, partition
+from zoo.parts.annealing.verdicts import exactly, judged, log_partition, partition
 from zoo.parts.estimators import importance_bound, log_mean_exp
 
 SCHEDULES = [linear, sigmoid, tripartite]
@@ -120,7 +121,7 @@ def test_states_are_visited_once_each_in_the_order_of_their_numbers():
 def test_enumeration_in_chunks_changes_nothing(budget, monkeypatch):
     pair = pair_of(9, 30)
     whole = pair.log_densities()
-    monkeypatch.setattr(binary_pair, "ENUMERATED_AT_ONCE", budget)
+    monkeypatch.setattr(enumeration, "ENUMERATED_AT_ONCE", budget)
     torch.testing.assert_close(pair.log_densities(), whole, rtol=0, atol=1e-12)
 
 

@@ -18,7 +18,7 @@ from zoo.contract.batch import Batch
 from zoo.contract.saved import save_pretrained
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
-from zoo.parts.annealing import binary_pair, gaussian_pair
+from zoo.parts.annealing import enumeration
 from zoo.parts.annealing.binary_pair import base_rates
 from zoo.parts.annealing.gaussian_pair import GaussianPair
 from zoo.parts.annealing.paths import anneal, linear
@@ -410,8 +410,7 @@ def test_annealing_agrees_with_the_exact_constant(visible, monkeypatch):
     with torch.no_grad():
         method.pixels.mean.uniform_(0.1, 0.9)
     truth = method.log_partition(2, 1).log_z
-    monkeypatch.setattr(binary_pair, "ENUMERABLE", 0)
-    monkeypatch.setattr(gaussian_pair, "ENUMERABLE", 0)
+    monkeypatch.setattr(enumeration, "ENUMERABLE", 0)
     found = method.log_partition(200, 1000)
     assert found.num_steps == 1000
     assert found.ess > 100
@@ -421,7 +420,7 @@ def test_annealing_agrees_with_the_exact_constant(visible, monkeypatch):
 def test_annealing_starts_at_the_training_images_base_rates(monkeypatch):
     """Without weights that start is the model: every chain is exact."""
     method = rbm()
-    monkeypatch.setattr(binary_pair, "ENUMERABLE", 0)
+    monkeypatch.setattr(enumeration, "ENUMERABLE", 0)
     with torch.no_grad():
         method.weight.zero_()
         method.pixels.mean.uniform_(0.1, 0.9)
@@ -500,7 +499,7 @@ def test_gaussian_chains_find_log_z_and_more_steps_weigh_more_evenly():
 
 def test_gaussian_enumeration_in_chunks_changes_nothing(monkeypatch):
     whole = gaussian().log_densities()
-    monkeypatch.setattr(gaussian_pair, "ENUMERATED_AT_ONCE", 12)
+    monkeypatch.setattr(enumeration, "ENUMERATED_AT_ONCE", 12)
     torch.testing.assert_close(gaussian().log_densities(), whole)
     with pytest.raises(UsageError, match="at most 20 units to be enumerated, got 21"):
         gaussian(hidden=21).log_densities()

@@ -18,7 +18,7 @@ from zoo.methods.variational.iwae import IWAE
 from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.methods.variational.vae import VAE
 from zoo.parts.distributions.gaussians import GaussianHead, diagonal_gaussian
-from zoo.parts.distributions.layers import Chain
+from zoo.parts.distributions.layers import Layers
 from zoo.parts.distributions.pixels import BernoulliPixels
 from zoo.parts.estimators import active_units, free_bits
 
@@ -154,13 +154,13 @@ def gaussian_chain():
         return Independent(MultivariateNormal(mean, covariance), 0)
 
     return SimpleNamespace(
-        prior=Chain(
+        prior=Layers(
             gaussian(torch.zeros(2).double(), eye2),
             lambda z2: gaussian(z2 @ a_matrix.T, a**2 * eye3),
             (2, 3),
             child_first=True,
         ),
-        posterior=lambda x: Chain(
+        posterior=lambda x: Layers(
             gaussian((x - offset) @ gain1.T, posterior1),
             lambda z1: gaussian(z1 @ gain2.T, posterior2),
             (3, 2),
@@ -184,7 +184,7 @@ def unit_chain(child_first):
         mean = torch.stack([a.sum(-1), a[..., 0], -a[..., 1]], -1)
         return Independent(Normal(mean, 0.1 + a[..., :1].square()), 1)
 
-    return Chain(first, then, (2, 3), child_first), first, then
+    return Layers(first, then, (2, 3), child_first), first, then
 
 
 class FreeGaussian(nn.Module):
@@ -587,7 +587,7 @@ def test_chain_draws_are_ancestral_in_both_storage_orders(child_first):
 
 def test_chain_reparameterises_the_parent_through_the_child():
     shift = torch.zeros(2, requires_grad=True)
-    chain = Chain(
+    chain = Layers(
         Independent(Normal(shift, torch.ones(2)), 1), lambda a: Independent(Normal(3 * a, 1.0), 1), (2, 2)
     )
     (gradient,) = torch.autograd.grad(chain.rsample((10,)).sum(0)[2:].sum(), shift)

@@ -26,6 +26,11 @@ def require(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
+def one_line(error: ValueError) -> str:
+    """What an error says, in one line: the first of torch's, which print whole tensors below it."""
+    return str(error).partition("\n")[0].rstrip(": ")
+
+
 class OneLine:
     """Mixed into an argument parser: what jsonargparse says in many lines becomes the `UsageError` of one."""
 

@@ -30,7 +30,7 @@ from zoo.contract.capabilities import (
 from zoo.contract.method import Method
 from zoo.contract.saved import weights_sha256
 from zoo.data.modules import ImageData
-from zoo.errors import UsageError, require
+from zoo.errors import UsageError, one_line, require
 from zoo.files import write_bytes
 from zoo.parts.estimators import importance_bound, psnr
 from zoo.randomness import own_stream
@@ -133,8 +133,8 @@ class Evaluator(Callback):
                 values |= self._likelihoods(method, batch.x)
                 if isinstance(method, Baselines):
                     values["baseline_log_prob"] = method.baseline_log_prob(batch.x)
-            except UsageError as reason:
-                self._refused["log_prob"] = str(reason)
+            except ValueError as reason:
+                self._refused["log_prob"] = one_line(reason)
         if "partition" in wanted and isinstance(method, Normalises):
             values["energy"] = method.energy(batch.x)
         if "active_units" in wanted and isinstance(method, Infers):
@@ -152,7 +152,7 @@ class Evaluator(Callback):
 
     def _likelihoods(self, method: Method, x: Tensor) -> dict[str, Tensor]:
         if isinstance(method, Weighs):
-            return importance_bound(method.weigh, x, self.num_samples)._asdict()
+            return importance_bound(method.weigh, x, self.num_samples, method.draw_size)._asdict()
         return {"log_prob": method.log_prob(x, self.num_samples)} if isinstance(method, Scores) else {}
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:

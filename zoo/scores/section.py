@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from zoo.contract.capabilities import (
+    Believes,
     Classifies,
     Clusters,
     Conditions,
@@ -17,7 +18,7 @@ from zoo.contract.capabilities import (
     Samples,
     Scores,
 )
-from zoo.errors import UsageError
+from zoo.errors import one_line
 from zoo.scores.scene import Scene
 from zoo.scores.sections.chains import conservative, mixing
 from zoo.scores.sections.codes import active, aggregate, clusters, codes, reconstruction
@@ -57,8 +58,8 @@ def run_sections(scene: Scene, wanted: Collection[str]) -> Iterator[tuple[str, s
         try:
             section.run(scene)
             yield name, None
-        except UsageError as reason:
-            yield name, str(reason)
+        except ValueError as reason:  # also torch's, of values outside a distribution's support
+            yield name, one_line(reason)
 
 
 SECTIONS: dict[str, Section] = {
@@ -79,7 +80,7 @@ SECTIONS: dict[str, Section] = {
     "training_distance": Section((Samples,), training_distance),
     "codes": Section((Encodes,), codes),
     "clusters": Section((Clusters, Encodes), clusters),
-    "aggregate": Section((Explains,), aggregate),
+    "aggregate": Section((Believes,), aggregate),
     "outliers": Section((Scores, Energies), outliers),
     "ais": Section((Explains,), annealed),
 }

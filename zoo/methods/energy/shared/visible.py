@@ -16,8 +16,9 @@ from torch.nn.functional import logsigmoid, softplus
 from zoo.contract.batch import PixelKind
 from zoo.contract.capabilities import Partition
 from zoo.contract.shapes import Images, PerImage
-from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition
+from zoo.parts.annealing.binary_pair import BinaryPair, base_rates
 from zoo.parts.annealing.gaussian_pair import GaussianPair
+from zoo.parts.annealing.verdicts import log_partition
 from zoo.parts.distributions.bits import PIXEL_DIMS, draw_bits
 from zoo.parts.estimators import log_mean_exp
 
@@ -219,4 +220,4 @@ class GaussianVisible(Visible):
         self, weight: Tensor, hidden_bias: Tensor, num_chains: int, num_steps: int
     ) -> Partition:
         pair = GaussianPair(weight, hidden_bias, self.bias, torch.zeros_like(self.bias))
-        return pair.log_partition(num_chains, num_steps)
+        return log_partition(pair, num_chains, num_steps)
