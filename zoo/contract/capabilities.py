@@ -243,7 +243,7 @@ class Decodes(ABC):
 
     @abstractmethod
     def decode(self, z: Codes) -> Images:
-        """Mean images [B, C, H, W] in [0, 1] of codes [B, D]."""
+        """Mean images [B, C, H, W] in [0, 1] of codes [B, D]; drawn ones where `sample` draws pixels."""
 
 
 class Reconstructs(ABC):
@@ -251,7 +251,10 @@ class Reconstructs(ABC):
 
     @abstractmethod
     def reconstruct(self, x: Images) -> Images:
-        """Mean images [B, C, H, W], deterministic; those of a linear decoder may leave [0, 1]."""
+        """Mean images [B, C, H, W], deterministic; those of a linear decoder may leave [0, 1].
+
+        Where `sample` draws pixels, they are drawn here too.
+        """
 
 
 class Repairs(ABC):

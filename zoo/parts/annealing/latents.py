@@ -8,7 +8,7 @@ bounds, such as sticks, move in coordinates without.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -67,11 +67,12 @@ class LatentPath(Path[LatentState]):
         (images,) = explanation.posterior.batch_shape
         prior = start == "prior"
         self.first, self.shape = (explanation.prior, (images,)) if prior else (explanation.posterior, ())
-        self.values = [unbounded(part) for part in (explanation.posterior, explanation.prior)][-1]
+        unbounded(explanation.posterior)  # refused where its draws cannot be moved, whatever the prior's
+        self.values = unbounded(explanation.prior)
 
     def place(self, z: Tensor) -> LatentState:
         """Chains at latents [K, B, D], with a first step size."""
-        z = self.values.inv(z)
+        z = cast(Tensor, self.values.inv(z))
         log_start, log_joint, _ = self._look(z, 1.0)
         log_step = torch.full_like(z[0, :, 0], math.log(FIRST_STEP_SIZE))
         return LatentState(z, log_start, log_joint, log_step, torch.zeros_like(log_step))
@@ -118,7 +119,7 @@ class LatentPath(Path[LatentState]):
         lost = ~z.isfinite().all(-1)
         with torch.enable_grad():
             z = z.detach().masked_fill(lost.unsqueeze(-1), 0).requires_grad_()
-            latents = self.values(z)
+            latents = cast(Tensor, self.values(z))
             log_volume = self.values.log_abs_det_jacobian(z, latents)
             log_start = self.first.log_prob(latents) + log_volume
             log_joint = self.explanation.prior.log_prob(latents) + log_volume
