@@ -46,7 +46,7 @@ from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.methods.variational.vae import VAE
 from zoo.parts import estimators
 from zoo.parts.annealing import enumeration
-from zoo.parts.annealing.enumeration import log_densities, settings
+from zoo.parts.annealing.enumeration import enumerated, settings
 from zoo.parts.annealing.paths import Path as AnnealingPath
 from zoo.parts.annealing.verdicts import log_partition
 from zoo.parts.distributions.bits import draw_bits
@@ -61,14 +61,14 @@ SHAPE = (1, 8, 8)
 
 
 def quiet(**options) -> Trainer:
-    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    settings |= {
+    usual = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    usual |= {
         "enable_model_summary": False,
         "accelerator": "cpu",
         "inference_mode": False,
         "max_epochs": 1,
     }
-    return Trainer(**settings | options)
+    return Trainer(**usual | options)
 
 
 def score(method: Method, folder: Path, data=None, **options) -> Results:
@@ -126,7 +126,7 @@ class Helmholtz(Fake, Samples, Explains, Infers):
     def log_prob(self, x, num_samples):
         return importance_bound(self.weigh, x, num_samples).log_prob
 
-    def enumerated(self, x):
+    def log_marginal(self, x):
         h = settings(torch.arange(16), torch.zeros(4))[:, None]
         return (self.prior().log_prob(h) + self.likelihood(h).log_prob(x)).double().logsumexp(0)
 
@@ -148,7 +148,7 @@ class Helmholtz(Fake, Samples, Explains, Infers):
 def test_discrete_latents_are_weighed_without_reparameterisation():
     method = Helmholtz((1, 2, 3))
     x = (torch.rand(5, 1, 2, 3) < 0.5).float()
-    truth = method.enumerated(x)
+    truth = method.log_marginal(x)
     torch.manual_seed(0)
     near = importance_bound(method.weigh, x, 300_000)
     torch.testing.assert_close(near.log_prob, truth, rtol=0, atol=0.02)
@@ -166,7 +166,7 @@ def test_discrete_latents_are_scored_but_never_annealed(tmp_path):
     assert results.skipped["ais"].startswith("latents must be continuous to be moved along gradients, got")
     assert "test/log_prob_ais" not in results.numbers
     bound, rate = (results.numbers[f"test/{name}"].value for name in ("log_prob_lower", "rate"))
-    truth = float(method.enumerated(Digits().split("test").x).detach().mean())
+    truth = float(method.log_marginal(Digits().split("test").x).detach().mean())
     assert truth - 1 < bound < truth + 1e-3
     information = results.numbers["test/mutual_information"].value
     assert 0 < information < 4 * math.log(2)
@@ -550,7 +550,7 @@ class VisiblePath(AnnealingPath[torch.Tensor]):
         if len(self.b) > enumeration.ENUMERABLE:
             return None
         double = VisiblePath(self.a.double(), self.b.double())
-        return float(log_densities(lambda x: double.log_density(x, 1.0), double.b, len(self.b)).logsumexp(0))
+        return float(enumerated(lambda x: double.log_density(x, 1.0), double.b, len(self.b)).logsumexp(0))
 
 
 def couplings(units, scale=0.5):
@@ -588,14 +588,14 @@ def test_a_machine_without_hidden_units_is_enumerated_and_annealed(monkeypatch):
     assert annealed.num_steps == 100
     assert annealed.log_z == pytest.approx(truth, abs=0.05)
     with pytest.raises(UsageError, match="at most 9 units to be enumerated, got 10"):
-        log_densities(lambda x: x.sum(1), path.b, 1)
+        enumerated(lambda x: x.sum(1), path.b, 1)
 
 
 def test_settings_of_any_density_are_summed_in_chunks(monkeypatch):
     a, b = couplings(7)
-    whole = log_densities(lambda x: (x @ a * x).sum(1) + x @ b, b, 7)
+    whole = enumerated(lambda x: (x @ a * x).sum(1) + x @ b, b, 7)
     monkeypatch.setattr(enumeration, "ENUMERATED_AT_ONCE", 50)
-    torch.testing.assert_close(log_densities(lambda x: (x @ a * x).sum(1) + x @ b, b, 7), whole)
+    torch.testing.assert_close(enumerated(lambda x: (x @ a * x).sum(1) + x @ b, b, 7), whole)
     assert whole.dtype == torch.float64
     assert len(whole) == 128
 

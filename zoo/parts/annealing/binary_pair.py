@@ -19,7 +19,7 @@ from torch.nn.functional import softplus
 from zoo.contract.shapes import PerImage
 from zoo.errors import require
 from zoo.parts.annealing import enumeration
-from zoo.parts.annealing.enumeration import Units, log_densities, settings
+from zoo.parts.annealing.enumeration import Units, enumerated, settings
 from zoo.parts.annealing.paths import Betas, Path, anneal_back
 from zoo.parts.distributions.bits import draw_bits
 from zoo.parts.estimators import log_mean_exp
@@ -107,7 +107,7 @@ class BinaryPair(Path[PairState]):
         """
         exact = BinaryPair(self.weight.double(), self.b.double(), self.c.double(), self.c0.double())
         width = max(self.weight.shape)
-        return log_densities(lambda v: exact.log_density(exact.place(v), 1.0), exact.c, width)
+        return enumerated(lambda v: exact.log_density(exact.place(v), 1.0), exact.c, width)
 
     def log_z(self) -> float | None:
         """Summed over the smaller layer, of at most 20 units."""

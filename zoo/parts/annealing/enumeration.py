@@ -20,7 +20,7 @@ def settings(numbers: Tensor, like: Tensor) -> Units:
     return (numbers[:, None] >> torch.arange(len(like), device=numbers.device) & 1).to(like.dtype)
 
 
-def log_densities(
+def enumerated(
     log_density: Callable[[Units], Tensor], like: Tensor, width: int
 ) -> Float[Tensor, " settings"]:  # noqa: F722
     """An unnormalised log-density at all 2^D settings of D binary units, in the order of `settings`; float64.

@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 
 from zoo.errors import require
 from zoo.parts.annealing import enumeration
-from zoo.parts.annealing.enumeration import Units, log_densities
+from zoo.parts.annealing.enumeration import Units, enumerated
 from zoo.parts.annealing.paths import Path
 from zoo.parts.distributions.bits import draw_bits
 
@@ -87,7 +87,7 @@ class GaussianPair(Path[GaussianState]):
             shift = h @ weight.T
             return h @ b + shift @ c + 0.5 * shift.square().sum(1)
 
-        return log_densities(log_density, b, max(weight.shape)) + 0.5 * len(c) * math.log(2 * math.pi)
+        return enumerated(log_density, b, max(weight.shape)) + 0.5 * len(c) * math.log(2 * math.pi)
 
     def log_z(self) -> float | None:
         """Summed over at most 20 hidden units."""
