@@ -30,6 +30,11 @@ def require(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
+def one_line(error: ValueError) -> str:
+    """What an error says, in one line: the first of torch's, which print whole tensors below it."""
+    return str(error).partition("\n")[0].rstrip(": ")
+
+
 def at_least(least: int | float, **settings: Setting) -> None:
     """Refuse settings, each a number or several, below the least they may be.
 

@@ -29,7 +29,7 @@ MISTAKES = {
     "misspelt data": ([*FIT, "--data=Digitz"], "unknown class Digitz, choose from Digits, "),
     "binary-only method on grey data": (
         [*FIT, "--data.binarize=none"],
-        "VAE needs binary pixels, the data are real",
+        "VAE needs binary or pseudo pixels, the data are real",
     ),
     "dither and binarise": ([*FIT, "--data.dequantize=true"], "dequantize needs binarize: none"),
     "impossible shape": (

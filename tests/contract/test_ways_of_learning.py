@@ -120,7 +120,7 @@ def test_a_term_that_is_not_finite_stops_the_run_with_its_name_and_batch(cls):
 
 def test_a_method_refuses_pixels_it_cannot_score():
     assert not issubclass(Method, Samples)
-    with pytest.raises(UsageError, match="VAE needs binary pixels, the data are real"):
+    with pytest.raises(UsageError, match="VAE needs binary or pseudo pixels, the data are real"):
         trainer().fit(tiny("VAE"), datamodule=Digits(binarize="none"))
     with pytest.raises(UsageError, match="VAE needs deq pixels, the data are real"):
         trainer().fit(tiny("VAE", likelihood="gaussian_learned"), datamodule=Digits(binarize="none"))

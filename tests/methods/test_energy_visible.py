@@ -8,7 +8,7 @@ from energy_models import SHAPE, D, H, batch_of, joint, rbm
 from support import all_states
 from torch.nn.functional import logsigmoid
 
-from zoo.parts.annealing import binary_pair, gaussian_pair
+from zoo.parts.annealing import enumeration
 from zoo.parts.annealing.binary_pair import base_rates
 
 # Free energies and constants.
@@ -44,8 +44,8 @@ def test_annealing_agrees_with_the_exact_constant(visible, monkeypatch):
     with torch.no_grad():
         method.pixels.mean.uniform_(0.1, 0.9)
     truth = method.log_partition(2, 1).log_z
-    monkeypatch.setattr(binary_pair, "ENUMERABLE", 0)
-    monkeypatch.setattr(gaussian_pair, "ENUMERABLE", 0)
+    monkeypatch.setattr(enumeration, "ENUMERABLE", 0)
+    monkeypatch.setattr(enumeration, "ENUMERABLE", 0)
     found = method.log_partition(200, 1000)
     assert found.num_steps == 1000
     assert found.ess > 100
@@ -55,7 +55,7 @@ def test_annealing_agrees_with_the_exact_constant(visible, monkeypatch):
 def test_annealing_starts_at_the_training_images_base_rates(monkeypatch):
     """Without weights that start is the model: every chain is exact."""
     method = rbm()
-    monkeypatch.setattr(binary_pair, "ENUMERABLE", 0)
+    monkeypatch.setattr(enumeration, "ENUMERABLE", 0)
     with torch.no_grad():
         method.weight.zero_()
         method.pixels.mean.uniform_(0.1, 0.9)

@@ -26,7 +26,7 @@ from zoo.data.sets import Digits
 from zoo.methods.variational.iwae import IWAE
 from zoo.methods.variational.vae import VAE
 from zoo.parts.distributions.gaussians import diagonal_gaussian
-from zoo.parts.distributions.layers import Chain
+from zoo.parts.distributions.layers import Layers
 
 TINY = {"num_samples": 3, "latent_dims": (6, 4), "hidden_dims": (16, 8), "lr_schedule": "constant"}
 """Two layers: it runs through every branch of one layer."""
@@ -51,13 +51,13 @@ def gaussian_chain():
         return Independent(MultivariateNormal(mean, covariance), 0)
 
     return SimpleNamespace(
-        prior=Chain(
+        prior=Layers(
             gaussian(torch.zeros(2).double(), eye2),
             lambda z2: gaussian(z2 @ a_matrix.T, a**2 * eye3),
             (2, 3),
             child_first=True,
         ),
-        posterior=lambda x: Chain(
+        posterior=lambda x: Layers(
             gaussian((x - offset) @ gain1.T, posterior1),
             lambda z1: gaussian(z1 @ gain2.T, posterior2),
             (3, 2),

@@ -9,8 +9,10 @@ from support import all_states
 
 from zoo.contract.capabilities import Partition
 from zoo.errors import UsageError
-from zoo.parts.annealing import binary_pair
-from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition, raise_log_prob, settings
+from zoo.parts.annealing import enumeration
+from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, raise_log_prob
+from zoo.parts.annealing.verdicts import log_partition
+from zoo.parts.annealing.enumeration import settings
 from zoo.parts.annealing.paths import anneal, anneal_back, linear, sigmoid, tripartite, upper_bound
 from zoo.parts.annealing.verdicts import estimated
 from zoo.parts.estimators import log_mean_exp
@@ -75,7 +77,7 @@ def test_states_are_visited_once_each_in_the_order_of_their_numbers():
 def test_enumeration_in_chunks_changes_nothing(budget, monkeypatch):
     pair = pair_of(9, 30)
     whole = pair.log_densities()
-    monkeypatch.setattr(binary_pair, "ENUMERATED_AT_ONCE", budget)
+    monkeypatch.setattr(enumeration, "ENUMERATED_AT_ONCE", budget)
     torch.testing.assert_close(pair.log_densities(), whole, rtol=0, atol=1e-12)
 
 

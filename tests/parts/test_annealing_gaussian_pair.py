@@ -8,7 +8,7 @@ from energy_models import gaussian
 from support import all_states
 
 from zoo.errors import UsageError
-from zoo.parts.annealing import gaussian_pair
+from zoo.parts.annealing import enumeration
 from zoo.parts.annealing.gaussian_pair import GaussianPair
 from zoo.parts.annealing.paths import anneal, linear
 
@@ -52,7 +52,7 @@ def test_gaussian_chains_find_log_z_and_more_steps_weigh_more_evenly():
 
 def test_gaussian_enumeration_in_chunks_changes_nothing(monkeypatch):
     whole = gaussian().log_densities()
-    monkeypatch.setattr(gaussian_pair, "ENUMERATED_AT_ONCE", 12)
+    monkeypatch.setattr(enumeration, "ENUMERATED_AT_ONCE", 12)
     torch.testing.assert_close(gaussian().log_densities(), whole)
     with pytest.raises(UsageError, match="at most 20 units to be enumerated, got 21"):
         gaussian(hidden=21).log_densities()

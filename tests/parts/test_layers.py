@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal
 
-from zoo.parts.distributions.layers import Chain
+from zoo.parts.distributions.layers import Layers
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def unit_chain(child_first):
         mean = torch.stack([a.sum(-1), a[..., 0], -a[..., 1]], -1)
         return Independent(Normal(mean, 0.1 + a[..., :1].square()), 1)
 
-    return Chain(first, then, (2, 3), child_first), first, then
+    return Layers(first, then, (2, 3), child_first), first, then
 
 
 @pytest.mark.parametrize("child_first", [False, True])
@@ -50,7 +50,7 @@ def test_chain_draws_are_ancestral_in_both_storage_orders(child_first):
 
 def test_chain_reparameterises_the_parent_through_the_child():
     shift = torch.zeros(2, requires_grad=True)
-    chain = Chain(
+    chain = Layers(
         Independent(Normal(shift, torch.ones(2)), 1), lambda a: Independent(Normal(3 * a, 1.0), 1), (2, 2)
     )
     (gradient,) = torch.autograd.grad(chain.rsample((10,)).sum(0)[2:].sum(), shift)

@@ -14,7 +14,8 @@ from zoo.contract.capabilities import Clusters, Conditions, Emits, Encodes, Norm
 from zoo.contract.method import Method
 from zoo.data.sets import Digits, ImageFolder, from_recipe
 from zoo.errors import UsageError
-from zoo.parts.annealing.binary_pair import BinaryPair, log_partition
+from zoo.parts.annealing.binary_pair import BinaryPair
+from zoo.parts.annealing.verdicts import log_partition
 from zoo.scores.evaluation import Evaluator
 from zoo.scores.results import Results
 from zoo.scores.sections import SECTIONS

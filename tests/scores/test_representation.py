@@ -14,7 +14,7 @@ from zoo.data.sets import Digits
 from zoo.errors import UsageError
 from zoo.parts import estimators
 from zoo.parts.distributions.gaussians import diagonal_gaussian, standard_gaussian
-from zoo.parts.distributions.layers import Chain
+from zoo.parts.distributions.layers import Layers
 from zoo.scores import representation
 from zoo.scores.representation import (
     aggregate_posterior,
@@ -393,7 +393,7 @@ def test_matrix_products_broadcasting_and_chunks_agree(pairs, monkeypatch):
 def test_two_stochastic_layers_are_one_variable():
     """q(h1|x) q(h2|h1) with a linear Gaussian second layer, against the joint Gaussian on the same draws."""
     first = diagonal_gaussian(torch.randn(25, 2), torch.randn(25, 2))
-    chain = Chain(first, lambda h: diagonal_gaussian(0.5 * h, torch.zeros_like(h)), (2, 2))
+    chain = Layers(first, lambda h: diagonal_gaussian(0.5 * h, torch.zeros_like(h)), (2, 2))
     found = aggregate_posterior(chain, standard_gaussian(4, CPU), 200)
     only_first = aggregate_posterior(first, standard_gaussian(2, CPU), 200)
     assert found.information.value == pytest.approx(only_first.information.value, abs=0.05)

@@ -40,8 +40,21 @@ class Weights(NamedTuple):
         return self.log_likelihood + self.log_ratio
 
 
+class Beliefs(NamedTuple):
+    """What is believed of the latents of B images, before and after looking at them."""
+
+    prior: Distribution
+    """p(z), event [D]."""
+    posterior: Distribution
+    """q(z|x), batch [B], event [D]."""
+
+
 class Explanation(NamedTuple):
-    """A latent-variable model's account of B images."""
+    """A latent-variable model's account of B images.
+
+    The distributions say by torch's `support` where their latents live: discrete ones are not annealed,
+    sticks and simplices are annealed in coordinates without bounds.
+    """
 
     prior: Distribution
     """p(z), event [D]."""
@@ -75,7 +88,11 @@ class Samples(ABC):
 
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
-        """Images [n, C, H, W] in [0, 1]: the mean after the last random choice of the latent or the chain."""
+        """Images [n, C, H, W] in [0, 1]: the mean after the last random choice of the latent or the chain.
+
+        Where pixels depend on one another given that choice (an autoregressive decoder), their mean is no
+        image of the model's: the pixels are drawn too.
+        """
 
 
 class Walks(Samples):
@@ -103,11 +120,19 @@ class Emits(Walks):
 
 
 class Conditions(ABC):
-    """Draws images of a wanted class."""
+    """Draws images of a wanted class, or of a wanted category of its own.
+
+    Categories that were found without labels have no names: before their samples are held against labels,
+    each class is given the category that goes with it best on training images, one to one. For that the
+    method has to recognise its categories in images (`Clusters`, in the same order).
+    """
+
+    num_categories: int | None = None
+    """None where y are the labels of the data; else how many categories of its own the method has."""
 
     @abstractmethod
     def sample_given(self, y: Labels, *, generator: torch.Generator | None = None) -> Images:
-        """One image per label: [B, C, H, W] in [0, 1]."""
+        """One image per label or category: [B, C, H, W] in [0, 1]."""
 
 
 class Scores(ABC):
@@ -131,17 +156,37 @@ class Baselines(ABC):
 class Weighs(Scores):
     """Scores through importance weights, which also give the ELBO, rate, distortion and sample size."""
 
+    draw_size: int | None = None
+    """Numbers that one draw for one image takes while it is weighed, by which chunks are kept in memory; None
+    counts the image's pixels, too few where latents or features are wider than images."""
+
     @abstractmethod
     def weigh(self, x: Images, num_samples: int) -> Weights:
-        """Weights [K, B] of `num_samples` latents per image drawn from the posterior approximation."""
+        """Weights [K, B] of `num_samples` latents per image drawn from the posterior approximation.
+
+        The draws are independent and may be discrete, by `sample`: nobody above asks for their gradient.
+        """
 
 
-class Explains(Weighs):
+class Believes(ABC):
+    """Has a prior of its latents, and a posterior given an image; a likelihood of images is not asked for."""
+
+    @abstractmethod
+    def believe(self, x: Images) -> Beliefs:
+        """Prior and approximate posterior of the latents of images [B, C, H, W]."""
+
+
+class Explains(Weighs, Believes):
     """Explains images by latents whose prior, posterior and likelihood can be evaluated anywhere."""
 
     @abstractmethod
     def explain(self, x: Images) -> Explanation:
         """Prior, approximate posterior and likelihood of the latents of images [B, C, H, W]."""
+
+    def believe(self, x: Images) -> Beliefs:
+        """The prior and the posterior of the explanation."""
+        prior, posterior, _ = self.explain(x)
+        return Beliefs(prior, posterior)
 
 
 class Energies(ABC):
@@ -150,9 +195,13 @@ class Energies(ABC):
     energy_side: ClassVar[Side] = Side.EXACT
     """UPPER where the energy is an upper bound in expectation."""
 
+    temperature: float = 1.0
+    """The T of p(x) = exp(-E(x) / T) / Z. A net whose E comes without one, as Hopfield's, has no
+    probabilities until it names it; the rows of its log Z do so too."""
+
     @abstractmethod
     def energy(self, x: Images) -> PerImage:
-        """Minus the unnormalised log-probability in nats, [B]."""
+        """E(x) / T: minus log p(x) in nats up to a constant that is the same for all images, [B]."""
 
 
 class Normalises(Energies):
@@ -172,7 +221,10 @@ class Encodes(ABC):
 
 
 class Infers(Encodes):
-    """Has stochastic latent layers whose posterior means can be read."""
+    """Has stochastic latent layers whose posterior means can be read.
+
+    A unit is active where its posterior mean varies by over a hundredth of its variance under the prior.
+    """
 
     @abstractmethod
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
@@ -182,13 +234,20 @@ class Infers(Encodes):
         """The top layer's posterior means, [B, D]."""
         return self.posterior_means(x)[-1]
 
+    def prior_variance(self, layer: int) -> float | Tensor:
+        """Variance under the prior of the units of a layer, 0 next to the pixels: one number or [D_l].
+
+        1 for N(0, I); p (1 - p) for bits, at most 1/4; a / ((1 + a)^2 (2 + a)) for sticks of Beta(1, a).
+        """
+        return 1.0
+
 
 class Decodes(ABC):
     """Turns codes into images."""
 
     @abstractmethod
     def decode(self, z: Codes) -> Images:
-        """Mean images [B, C, H, W] in [0, 1] of codes [B, D]."""
+        """Mean images [B, C, H, W] in [0, 1] of codes [B, D]; drawn ones where `sample` draws pixels."""
 
 
 class Reconstructs(ABC):
@@ -196,7 +255,10 @@ class Reconstructs(ABC):
 
     @abstractmethod
     def reconstruct(self, x: Images) -> Images:
-        """Mean images [B, C, H, W], deterministic; those of a linear decoder may leave [0, 1]."""
+        """Mean images [B, C, H, W], deterministic; those of a linear decoder may leave [0, 1].
+
+        Where `sample` draws pixels, they are drawn here too.
+        """
 
 
 class Repairs(ABC):

@@ -65,7 +65,9 @@ class Game(Method):
     def descend(
         self, player: str, loss_fn: Callable[..., Terms], *args: Any, clip: float | None = None
     ) -> Terms:
-        """One optimizer step of one player; the others' parameters get no gradient.
+        """One optimizer step of one player; parameters that only others have get no gradient.
+
+        Players may share parameters, such as a trunk: they move in the step of each.
 
         Args:
             player: Name in `players()`.
@@ -78,8 +80,8 @@ class Game(Method):
         optimizer = (optimizers if isinstance(optimizers, list) else [optimizers])[
             list(players).index(player)
         ]
-        frozen = [p for name, other in players.items() if name != player for p in other.parameters()]
-        frozen = [p for p in frozen if p.requires_grad]
+        own = set(players[player].parameters())
+        frozen = {p for other in players.values() for p in other.parameters() if p.requires_grad} - own
         for p in frozen:
             p.requires_grad_(False)
         try:

@@ -13,9 +13,10 @@ from zoo.contract.shapes import Images, PerImage, PerSample
 from zoo.errors import require
 
 PIXELS_IN_CACHE = 1_600_000
-"""Pixels decoded at once on a CPU, where larger chunks leave the cache and smaller ones pay for Python."""
+"""Pixels, or other numbers of draws, decoded at once on a CPU: larger chunks leave the cache, smaller ones
+pay for Python."""
 PIXELS_ON_DEVICE = 2**27
-"""Pixels decoded at once on an accelerator."""
+"""The same on an accelerator."""
 IMAGES_AT_ONCE = 50
 """Images per slice on a CPU: the encoder runs once per chunk of samples, so few images and many samples."""
 PAIRS_AT_ONCE = 2**20
@@ -81,24 +82,29 @@ class StreamedBound:
 
 
 @torch.no_grad()
-def importance_bound(weigh: Callable[[Images, int], Weights], x: Images, num_samples: int) -> Bound:
+def importance_bound(
+    weigh: Callable[[Images, int], Weights], x: Images, num_samples: int, draw_size: int | None = None
+) -> Bound:
     """The importance-weighted bound of Burda et al. (2016), equation 8, in bounded memory for any K.
 
     Args:
         weigh: Draws weights [k, b] for images [b, C, H, W], such as `Weighs.weigh`.
         x: Images [B, C, H, W].
         num_samples: K, samples per image.
+        draw_size: Numbers that one draw for one image takes (`Weighs.draw_size`); None counts its pixels.
 
     Raises:
-        UsageError: If `num_samples` is below 1.
+        UsageError: If `num_samples` or `draw_size` is below 1.
     """
     require(num_samples >= 1, f"num_samples must be at least 1, got {num_samples}")
+    size = x[0].numel() if draw_size is None else draw_size
+    require(size >= 1, f"draw_size must be at least 1, got {size}")
     on_cpu = x.device.type == "cpu"
     images = IMAGES_AT_ONCE if on_cpu else len(x)
     budget = PIXELS_IN_CACHE if on_cpu else PIXELS_ON_DEVICE
     parts = []
     for part in x.split(max(1, images)):
-        chunk = max(1, budget // part.numel())
+        chunk = max(1, budget // (len(part) * size))
         stream = StreamedBound()
         while stream.count < num_samples:
             stream.update(weigh(part, min(chunk, num_samples - stream.count)))
@@ -112,7 +118,10 @@ def iwae_bound(log_w: PerSample) -> PerImage:
 
 
 def free_bits(kl: Tensor, floor: float) -> Tensor:
-    """Sum over latents of max(floor, batch mean of KL_j), kl [B, D] (Kingma et al. 2016, appendix C.8)."""
+    """Sum over latents of max(floor, batch mean of KL_j), kl [B, D] (Kingma et al. 2016, appendix C.8).
+
+    The KL is that of every unit, as from `divergences.kl_of_units`.
+    """
     return kl.mean(0).clamp(min=floor).sum()
 
 
@@ -129,9 +138,15 @@ def gradient_norms(f: Callable[[Tensor], Tensor], x: Images) -> PerImage:
     return torch.linalg.vector_norm(gradient.flatten(1), dim=1)
 
 
-def active_units(means: Tensor, threshold: float = 1e-2) -> Tensor:
-    """Which columns of posterior means [N, D] vary by over `threshold` (Burda et al. 2016, section 5.2)."""
-    return means.double().var(0) > threshold
+def active_units(means: Tensor, threshold: float = 1e-2, prior_variance: float | Tensor = 1.0) -> Tensor:
+    """Which columns of posterior means [N, D] vary by over `threshold` (Burda et al. 2016, section 5.2).
+
+    Args:
+        means: E[z|x] of N images.
+        threshold: Share of the prior's variance.
+        prior_variance: What that is, one number or [D]: 1 for the N(0, I) of the paper.
+    """
+    return means.double().var(0) > threshold * torch.as_tensor(prior_variance, dtype=torch.float64)
 
 
 def bits_per_dim(nats: float, dims: int, bytes_scaled: bool = False) -> float:

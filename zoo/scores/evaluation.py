@@ -21,7 +21,7 @@ from zoo.contract.batch import Batch
 from zoo.contract.method import Method
 from zoo.contract.saved import weights_sha256
 from zoo.data.modules import ImageData
-from zoo.errors import UsageError, require
+from zoo.errors import UsageError, one_line, require
 from zoo.files import write_bytes
 from zoo.randomness import own_stream
 from zoo.scores.hardware import hardware, peak_memory
@@ -121,9 +121,9 @@ class Evaluator(Callback):
         for reading in dict.fromkeys(reading for name in wanted for reading in SECTIONS[name].reads):
             try:
                 values |= reading(method, batch.x, self.num_samples)
-            except UsageError as reason:
+            except ValueError as reason:  # also torch's, of values outside a distribution's support
                 readers = [name for name in wanted if reading in SECTIONS[name].reads]
-                self._refused |= dict.fromkeys(readers, str(reason))
+                self._refused |= dict.fromkeys(readers, one_line(reason))
         return values
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:

@@ -143,6 +143,30 @@ def clustering(clusters: Rows, y: Rows) -> Clustering:
     )
 
 
+def matching(clusters: Rows, y: Rows, num_classes: int) -> Tensor:
+    """The cluster that goes with each class in the best one-to-one matching, [num_classes]; -1 for none.
+
+    Args:
+        clusters: log q(cluster|x) [N, K].
+        y: Labels [N], below `num_classes`.
+        num_classes: Number of classes.
+
+    Raises:
+        UsageError: If lengths differ, a value is NaN or a label is unknown.
+    """
+    table = np.asarray(torch.as_tensor(clusters).detach().cpu())
+    require(table.ndim == 2, f"clusters must be [N, K], got shape {table.shape}")
+    bad = int(np.isnan(table).any(1).sum())
+    require(bad == 0, f"log-probabilities must not be NaN, got {bad} rows with one")
+    labels = _labels("y", y, len(table))
+    counts = np.zeros((table.shape[1], num_classes), np.int64)
+    np.add.at(counts, (table.argmax(1), labels), 1)
+    rows, columns = linear_sum_assignment(counts, maximize=True)
+    found = torch.full((num_classes,), -1)
+    found[torch.from_numpy(columns)] = torch.from_numpy(rows)
+    return found
+
+
 def kmeans_clusters(train_codes: Rows, codes: Rows, k: int, seed: int) -> Tensor:
     """Minus the squared distance of codes to k means, [M, k] float64: `clustering` reads it as log q(k|x).
 

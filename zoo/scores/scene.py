@@ -21,7 +21,7 @@ from zoo.cache import content_hash, remembered
 from zoo.contract.capabilities import Samples, Side
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData, Split
-from zoo.errors import UsageError, require
+from zoo.errors import UsageError, one_line, require
 from zoo.files import sha256
 from zoo.randomness import own_stream
 from zoo.scores.classifiers import extractor
@@ -112,7 +112,7 @@ class Scene:
             work: A slice of 0..n to tensors with one row per image.
 
         Raises:
-            UsageError: On every process, if the work of one raised it.
+            UsageError: On every process, if the work of one raised it or another ValueError.
         """
         done: dict[int, tuple[Tensor, ...]] = {}
         mistakes: list[str] = []
@@ -121,8 +121,8 @@ class Scene:
                 rows = slice(block * BLOCK, min(n, (block + 1) * BLOCK))
                 with self.stream(name, block), torch.no_grad():
                     done[block] = tuple(t.detach().cpu() for t in work(rows))
-        except UsageError as mistake:
-            mistakes.append(str(mistake))
+        except ValueError as mistake:
+            mistakes.append(one_line(mistake))
         if self.world_size > 1:
             everyone: list[Any] = [None] * self.world_size
             torch.distributed.all_gather_object(everyone, (done, mistakes))

@@ -45,7 +45,7 @@ def likelihoods(method: Method, x: Tensor, num_samples: int) -> dict[str, Tensor
     """Log p(x), with importance weights all that they say, and the log-likelihood of the baseline."""
     values: dict[str, Tensor] = {}
     if isinstance(method, Weighs):
-        values |= importance_bound(method.weigh, x, num_samples)._asdict()
+        values |= importance_bound(method.weigh, x, num_samples, method.draw_size)._asdict()
     elif isinstance(method, Scores):
         values["log_prob"] = method.log_prob(x, num_samples)
     if isinstance(method, Baselines):

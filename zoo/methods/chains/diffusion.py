@@ -39,7 +39,6 @@ from zoo.parts.networks.average import Average
 from zoo.parts.networks.convolutional import halvings
 from zoo.parts.networks.unet import UNet
 from zoo.parts.schedules import Schedule, scheduled
-from zoo.randomness import drawing_from
 
 FEWEST_STEPS = 2
 
@@ -199,15 +198,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
     ) -> Iterator[Images]:
         """States from noise, then, last, the mean of p(x_0|x_1)."""
         at_least(1, n=n)
-        with drawing_from(generator):
-            x = self.averaged.noise(self.mean.new_empty(n, *self.image_shape))
-        if change is not None:
-            x = change(Kernel(x, torch.zeros_like(x)), self.averaged.num_steps + 1).mean
-        yield x
-        for step in range(self.averaged.num_steps, 0, -1):
-            with torch.no_grad(), drawing_from(generator):
-                kernel, x = self.averaged.back(x, step, change)
-            yield kernel.mean if step == 1 else x
+        return self.averaged.states(self.mean.new_empty(n, *self.image_shape), generator, change)
 
     def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
         return map(self.picture, self._trajectory(n, generator))

@@ -22,7 +22,7 @@ from zoo.contract import Batch, Codes, Images, Terms, Weights
 from zoo.errors import at_least, positive, require
 from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
-from zoo.parts.distributions.layers import Chain
+from zoo.parts.distributions.layers import Layers
 from zoo.parts.distributions.pixels import BernoulliPixels
 from zoo.parts.estimators import iwae_bound
 from zoo.parts.networks.dense import MLP
@@ -95,7 +95,7 @@ class IWAE(LatentVariable):
         top = standard_gaussian(self.latent_dims[-1], self.device)
         if self.upper_decoder is None:
             return top
-        return Chain(
+        return Layers(
             top, self.upper_decoder, (self.latent_dims[1], self.latent_dims[0]), child_first=True
         )  # p(h2) p(h1|h2)
 
@@ -105,11 +105,16 @@ class IWAE(LatentVariable):
     def _posterior(self, x: Images, layers: Sequence[Layer]) -> Distribution:
         first = layers[0](x.flatten(-3))
         return (
-            first if len(layers) == 1 else Chain(first, layers[1], (self.latent_dims[0], self.latent_dims[1]))
+            first
+            if len(layers) == 1
+            else Layers(first, layers[1], (self.latent_dims[0], self.latent_dims[1]))
         )  # q(h1|x) q(h2|h1)
 
     def likelihood(self, z: Codes) -> Independent:
         return self.pixels(self.decoder(z[..., : self.latent_dims[0]]))
+
+    def prior_variance(self, layer: int) -> float:
+        return 1.0  # the threshold of section 5.2 is the same for every layer
 
     @torch.no_grad()
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
@@ -120,7 +125,7 @@ class IWAE(LatentVariable):
 
     @torch.no_grad()
     def decode(self, z: Codes) -> Images:
-        return self._picture(z if self.upper_decoder is None else self.upper_decoder(z).mean)
+        return self.picture(z if self.upper_decoder is None else self.upper_decoder(z).mean)
 
     def loss(self, batch: Batch) -> Terms:
         weights, surrogate = (

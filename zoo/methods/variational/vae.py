@@ -13,11 +13,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent
 
 from zoo.contract import Batch, Codes, Images, Terms
 from zoo.errors import at_least, not_negative, positive, require
 from zoo.methods.variational.shared.latent_variable import LatentVariable
+from zoo.parts.distributions.divergences import kl_of, kl_of_units, monte_carlo_kl
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.pixels import Likelihood, pixel_head
 from zoo.parts.estimators import free_bits
@@ -94,9 +95,8 @@ class VAE(LatentVariable):
         q, p = self.posterior(batch.x), self.prior()
         z = q.rsample((self.num_samples,))  # section 2.4
         distortion = -self.likelihood(z).log_prob(batch.x).mean(0)
-        kl = kl_divergence(q.base_dist, p.base_dist)  # [B, D], appendix B
-        rate = (q.log_prob(z) - p.log_prob(z)).mean(0) if self.kl == "monte_carlo" else kl.sum(-1)
-        penalty = free_bits(kl, self.free_bits) if self.free_bits else rate
+        rate = monte_carlo_kl(q, p, z) if self.kl == "monte_carlo" else kl_of(q, p, z)  # appendix B
+        penalty = free_bits(kl_of_units(q, p, z), self.free_bits) if self.free_bits else rate
         weight = warm_up(self.epochs_done, self.warmup_epochs)
         return {
             "loss": distortion + weight * penalty,

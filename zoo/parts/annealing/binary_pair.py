@@ -9,7 +9,6 @@ is always on.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,21 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from zoo.contract.capabilities import Partition
 from zoo.contract.shapes import PerImage
 from zoo.errors import require
-from zoo.parts.annealing.paths import Betas, Path, anneal, anneal_back, tripartite
-from zoo.parts.annealing.verdicts import estimated, exactly
+from zoo.parts.annealing import enumeration
+from zoo.parts.annealing.enumeration import Units, enumerated, settings
+from zoo.parts.annealing.paths import Betas, Path, anneal_back
 from zoo.parts.distributions.bits import draw_bits
 from zoo.parts.estimators import log_mean_exp
 
-ENUMERABLE = 20
-"""Units of the smaller layer up to which log Z is summed over all their settings."""
-ENUMERATED_AT_ONCE = 2**22
-"""Activations held at once while summing, in float64."""
 PSEUDO_COUNTS = 0.05
 """Counts of a 0 and of a 1 that a base rate adds to each image."""
-Units = Float[Tensor, "chains units"]
 
 
 def base_rates(mean: Tensor) -> Float[Tensor, " units"]:  # noqa: F722
@@ -111,16 +105,15 @@ class BinaryPair(Path[PairState]):
         Raises:
             UsageError: If there are more than 20 units in v.
         """
-        units = len(self.c)
-        require(
-            units <= ENUMERABLE, f"a layer must have at most {ENUMERABLE} units to be enumerated, got {units}"
-        )
         exact = BinaryPair(self.weight.double(), self.b.double(), self.c.double(), self.c0.double())
-        scores = exact.c.new_empty(2**units)
-        rows = max(1, ENUMERATED_AT_ONCE // max(self.weight.shape))
-        for numbers in torch.arange(2**units, device=scores.device).split(rows):
-            scores[numbers] = exact.log_density(exact.place(settings(numbers, exact.c)), 1.0)
-        return scores
+        width = max(self.weight.shape)
+        return enumerated(lambda v: exact.log_density(exact.place(v), 1.0), exact.c, width)
+
+    def log_z(self) -> float | None:
+        """Summed over the smaller layer, of at most 20 units."""
+        if min(self.weight.shape) > enumeration.ENUMERABLE:
+            return None
+        return float(self.smaller().log_densities().logsumexp(0))
 
     def exact_draws(self, num_chains: int) -> Units:
         """Independent draws of v from the model, [M, D]; only where a layer can be enumerated."""
@@ -128,27 +121,6 @@ class BinaryPair(Path[PairState]):
         numbers = torch.multinomial(smaller.log_densities().softmax(0), num_chains, replacement=True)
         drawn = settings(numbers, smaller.c)
         return drawn if smaller is self else draw_bits(torch.addmm(self.c, drawn, self.weight.T))
-
-
-def settings(numbers: Tensor, like: Tensor) -> Units:
-    """Binary digits of integers [M], the lowest first: states [M, D] of as many units as `like` has."""
-    return (numbers[:, None] >> torch.arange(len(like), device=numbers.device) & 1).to(like.dtype)
-
-
-def log_partition(
-    pair: BinaryPair, num_chains: int, num_steps: int, schedule: Callable[[int], Betas] = tripartite
-) -> Partition:
-    """The log Z of a pair: summed where the smaller layer has at most 20 units, else annealed.
-
-    Args:
-        pair: Two layers of binary units.
-        num_chains: Independent chains.
-        num_steps: Steps from the base rates to the pair.
-        schedule: Number of steps to inverse temperatures.
-    """
-    if min(pair.weight.shape) <= ENUMERABLE:
-        return exactly(float(pair.smaller().log_densities().logsumexp(0)))
-    return estimated(anneal(pair, num_chains, schedule(num_steps))[0], num_steps)
 
 
 @torch.no_grad()

@@ -12,11 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from zoo.contract.capabilities import Partition
 from zoo.errors import require
-from zoo.parts.annealing.binary_pair import ENUMERABLE, ENUMERATED_AT_ONCE, Units, settings
-from zoo.parts.annealing.paths import Path, anneal, tripartite
-from zoo.parts.annealing.verdicts import estimated, exactly
+from zoo.parts.annealing import enumeration
+from zoo.parts.annealing.enumeration import Units, enumerated
+from zoo.parts.annealing.paths import Path
 from zoo.parts.distributions.bits import draw_bits
 
 
@@ -82,29 +81,19 @@ class GaussianPair(Path[GaussianState]):
         Raises:
             UsageError: If there are more than 20 units in h.
         """
-        units = len(self.b)
-        require(
-            units <= ENUMERABLE, f"a layer must have at most {ENUMERABLE} units to be enumerated, got {units}"
-        )
         weight, b, c = self.weight.double(), self.b.double(), self.c.double()
-        scores = c.new_empty(2**units)
-        rows = max(1, ENUMERATED_AT_ONCE // max(weight.shape))
-        for numbers in torch.arange(2**units, device=scores.device).split(rows):
-            h = settings(numbers, b)
+
+        def log_density(h: Units) -> Tensor:
             shift = h @ weight.T
-            scores[numbers] = h @ b + shift @ c + 0.5 * shift.square().sum(1)
-        return scores + 0.5 * len(c) * math.log(2 * math.pi)
+            return h @ b + shift @ c + 0.5 * shift.square().sum(1)
 
-    def log_partition(self, num_chains: int, num_steps: int) -> Partition:
-        """The log Z: summed where there are at most 20 hidden units, else annealed.
+        return enumerated(log_density, b, max(weight.shape)) + 0.5 * len(c) * math.log(2 * math.pi)
 
-        Args:
-            num_chains: Independent chains.
-            num_steps: Steps from the base to the pair.
-        """
-        if len(self.b) <= ENUMERABLE:
-            return exactly(float(self.log_densities().logsumexp(0)))
-        return estimated(anneal(self, num_chains, tripartite(num_steps))[0], num_steps)
+    def log_z(self) -> float | None:
+        """Summed over at most 20 hidden units."""
+        if len(self.b) > enumeration.ENUMERABLE:
+            return None
+        return float(self.log_densities().logsumexp(0))
 
 
 def _noisy(mean: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 Wu, Burda, Salakhutdinov, Grosse. On the Quantitative Analysis of Decoder-Based Generative Models. ICLR
 2017. arXiv:1611.04273.
 
-Departs from the paper: step sizes are adapted per image over all its chains, and jittered.
+Departs from the paper: step sizes are adapted per image over all its chains, and jittered; latents with
+bounds, such as sticks, move in coordinates without.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from zoo.contract.capabilities import Explanation
 from zoo.contract.shapes import Codes, PerImage
 from zoo.parts.annealing.paths import Path, anneal, anneal_back, effective_size, sigmoid, upper_bound
+from zoo.parts.distributions.supports import unbounded
 from zoo.parts.estimators import log_mean_exp
 
 LEAPFROG_STEPS = 10
@@ -32,11 +34,11 @@ class LatentState(NamedTuple):
     """Chains of latents, K for each of B images."""
 
     z: Tensor
-    """[K, B, D]."""
+    """Coordinates without bounds: the latents themselves where these have none, [K, B, D]."""
     log_start: Tensor
-    """log of the normalised density at the start, [K, B]."""
+    """log of the normalised density at the start, [K, B], in these coordinates."""
     log_joint: Tensor
-    """log p(x, z), [K, B]."""
+    """log p(x, z), [K, B], in these coordinates."""
     log_step: Tensor
     """log of the step size, [B]."""
     accepted: Tensor
@@ -46,11 +48,16 @@ class LatentState(NamedTuple):
 class LatentPath(Path[LatentState]):
     """From the prior, or the approximate posterior, to p(x, z): z by Hamiltonian Monte Carlo.
 
-    f_beta(z) = s(z)^(1 - beta) p(x, z)^beta with s(z) = p(z) (Wu et al. 2017, equation 4) or q(z|x).
+    f_beta(z) = s(z)^(1 - beta) p(x, z)^beta with s(z) = p(z) (Wu et al. 2017, equation 4) or q(z|x). Latents
+    with bounds (sticks, a simplex) move in torch's coordinates without, to which both densities are brought
+    by the Jacobian.
 
     Args:
         explanation: Prior, posterior and likelihood of the latents of B images.
         start: The density s.
+
+    Raises:
+        UsageError: If the prior's or the posterior's latents are discrete, or do not say where they live.
     """
 
     log_z0 = 0.0
@@ -60,9 +67,12 @@ class LatentPath(Path[LatentState]):
         (images,) = explanation.posterior.batch_shape
         prior = start == "prior"
         self.first, self.shape = (explanation.prior, (images,)) if prior else (explanation.posterior, ())
+        unbounded(explanation.posterior)  # refused where its draws cannot be moved, whatever the prior's
+        self.values = unbounded(explanation.prior)
 
     def place(self, z: Tensor) -> LatentState:
         """Chains at latents [K, B, D], with a first step size."""
+        z = cast(Tensor, self.values.inv(z))
         log_start, log_joint, _ = self._look(z, 1.0)
         log_step = torch.full_like(z[0, :, 0], math.log(FIRST_STEP_SIZE))
         return LatentState(z, log_start, log_joint, log_step, torch.zeros_like(log_step))
@@ -102,13 +112,25 @@ class LatentPath(Path[LatentState]):
         )
 
     def _look(self, z: Tensor, beta: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The values of log s(z) and log p(x, z), and the gradient of log f_beta in z alone."""
+        """The values of log s(z) and log p(x, z), and the gradient of log f_beta in z alone.
+
+        Coordinates that have diverged are not looked at: their densities are zero.
+        """
+        lost = ~z.isfinite().all(-1)
         with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            log_start = self.first.log_prob(z)
-            log_joint = self.explanation.prior.log_prob(z) + self.explanation.log_likelihood(z)
+            z = z.detach().masked_fill(lost.unsqueeze(-1), 0).requires_grad_()
+            latents = cast(Tensor, self.values(z))
+            log_volume = self.values.log_abs_det_jacobian(z, latents)
+            log_start = self.first.log_prob(latents) + log_volume
+            log_joint = self.explanation.prior.log_prob(latents) + log_volume
+            log_joint = log_joint + self.explanation.log_likelihood(latents)
             (slope,) = torch.autograd.grad(((1 - beta) * log_start + beta * log_joint).sum(), z)
-        return log_start.detach(), log_joint.detach(), slope
+        nowhere = -math.inf
+        return (
+            log_start.detach().masked_fill(lost, nowhere),
+            log_joint.detach().masked_fill(lost, nowhere),
+            slope,
+        )
 
 
 class LatentEstimate(NamedTuple):

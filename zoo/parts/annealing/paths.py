@@ -39,6 +39,10 @@ class Path(ABC, Generic[State]):
     def transition(self, state: State, beta: float) -> State:
         """One move of every chain, reversible with respect to f_beta."""
 
+    def log_z(self) -> float | None:
+        """The log of the target's integral, in nats, where it can be summed; else None."""
+        return None
+
 
 @torch.no_grad()
 def anneal(path: Path[State], num_chains: int, betas: Betas) -> tuple[Tensor, State]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from zoo.contract.capabilities import Partition
 from zoo.contract.shapes import PerImage
 from zoo.errors import require
-from zoo.parts.annealing.paths import effective_size
+from zoo.parts.annealing.paths import Betas, Path, anneal, effective_size, tripartite
 from zoo.parts.estimators import log_mean_exp
 
 SIGMAS = 3.0
@@ -43,6 +43,23 @@ def estimated(log_w: PerImage, num_steps: int) -> Partition:
 def exactly(log_z: float) -> Partition:
     """A log Z that was not estimated."""
     return Partition(log_z, 0.0, log_z, log_z, math.inf, 0, 0.0)
+
+
+def log_partition(
+    path: Path, num_chains: int, num_steps: int, schedule: Callable[[int], Betas] = tripartite
+) -> Partition:
+    """The log Z of a path's target: summed where that can be done, else annealed.
+
+    Args:
+        path: Any: two layers of units, one, three, or no units at all.
+        num_chains: Independent chains.
+        num_steps: Steps from the start to the target.
+        schedule: Number of steps to inverse temperatures.
+    """
+    log_z = path.log_z()
+    if log_z is not None:
+        return exactly(log_z)
+    return estimated(anneal(path, num_chains, schedule(num_steps))[0], num_steps)
 
 
 class Verdict(NamedTuple):

@@ -5,12 +5,15 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 COVARIANCE_FLOOR = 1e-6
 
 
 class GaussianMixture(nn.Module):
-    """Gaussians with full covariances, fitted to codes by maximum likelihood; N(0, I / D) before that.
+    """What torch's mixture of full Gaussians is made of, fitted to codes; N(0, I / D) before that.
+
+    Calling it gives the distribution.
 
     Args:
         num_components: Number of Gaussians.
@@ -28,9 +31,13 @@ class GaussianMixture(nn.Module):
         self.register_buffer("means", torch.zeros(num_components, dim))
         self.register_buffer("factors", torch.eye(dim).repeat(num_components, 1, 1) / math.sqrt(dim))
 
+    def forward(self) -> MixtureSameFamily:
+        """The distribution of a code, event [D]."""
+        return MixtureSameFamily(self._choice(), self._gaussians(slice(None)), validate_args=False)
+
     @torch.no_grad()
     def fit(self, codes: Tensor) -> None:
-        """Take up codes [N, D]; variances count 1e-6 more than they are."""
+        """Take up codes [N, D] by maximum likelihood; variances count 1e-6 more than they are."""
         from sklearn import mixture
 
         found = mixture.GaussianMixture(len(self.weights), reg_covar=COVARIANCE_FLOOR, random_state=0)
@@ -41,7 +48,11 @@ class GaussianMixture(nn.Module):
 
     @torch.no_grad()
     def draw(self, n: int) -> Tensor:
-        """Codes [n, D]."""
-        which = torch.multinomial(self.weights, n, replacement=True)
-        noise = torch.randn_like(self.means[which])
-        return self.means[which] + (self.factors[which] @ noise[..., None])[..., 0]
+        """Codes [n, D] of the distribution; torch's own draw would cost one of every component."""
+        return self._gaussians(self._choice().sample(torch.Size([n]))).sample()
+
+    def _choice(self) -> Categorical:
+        return Categorical(self.weights, validate_args=False)
+
+    def _gaussians(self, which: Tensor | slice) -> MultivariateNormal:
+        return MultivariateNormal(self.means[which], scale_tril=self.factors[which], validate_args=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
-from zoo.errors import UsageError
+from zoo.errors import one_line
 from zoo.scores.results import Measure
 from zoo.scores.scene import Scene
 from zoo.scores.section import Section
@@ -66,5 +66,5 @@ def run_sections(scene: Scene, wanted: Collection[str]) -> Iterator[tuple[str, s
         try:
             section.run(scene)
             yield name, None
-        except UsageError as reason:
-            yield name, str(reason)
+        except ValueError as reason:  # also torch's, of values outside a distribution's support
+            yield name, one_line(reason)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from zoo.cache import content_hash, remembered
-from zoo.contract.capabilities import Clusters, Encodes, Explains, Infers, Reconstructs, Side
+from zoo.contract.capabilities import Believes, Clusters, Encodes, Infers, Reconstructs, Side
 from zoo.errors import require
 from zoo.parts.estimators import active_units
 from zoo.scores.metrics import Estimate, mean_and_error, wilson
@@ -44,12 +44,17 @@ def reconstruction(scene: Scene) -> None:
 
 def active(scene: Scene) -> None:
     """Latent units whose posterior mean varies."""
+    method = scene.method
+    assert isinstance(method, Infers)
     layers = sorted(name for name in scene.per_image if name.startswith("posterior_mean_"))
     for layer, name in enumerate(layers, 1):
         means = scene.per_image[name]
         suffix = f"_layer_{layer}" if len(layers) > 1 else ""
-        how = scene.treated(f"{len(means)} images, Var > 0.01")
-        count, place = float(active_units(means).sum()), layer if len(layers) > 1 else None
+        variance = torch.as_tensor(method.prior_variance(layer - 1)).detach().cpu()
+        of = "" if (variance == 1).all() else " of the prior's"
+        how = scene.treated(f"{len(means)} images, Var > 0.01{of}")
+        count = float(active_units(means, prior_variance=variance).sum())
+        place = layer if len(layers) > 1 else None
         scene.put("active_units", count, how, of=means.shape[1], layer=place)
         logs = means.var(0).clamp(min=1e-12).log10().sort(descending=True).values
         scene.details[f"log10_variance_of_posterior_mean{suffix}"] = [round(float(v), 3) for v in logs]
@@ -116,12 +121,12 @@ def clusters(scene: Scene) -> None:
 def aggregate(scene: Scene) -> None:
     """Mutual information of image and latent, and the distance of all posteriors together from the prior."""
     method = scene.method
-    assert isinstance(method, Explains)
+    assert isinstance(method, Believes)
     x = scene.data.split("test").x[: scene.n].to(method.device)
     with scene.stream("aggregate"), torch.no_grad():
-        account = method.explain(x)
-        found = aggregate_posterior(account.posterior, account.prior)
-        few = method.explain(x[:CORRELATED]).posterior
+        beliefs = method.believe(x)
+        found = aggregate_posterior(beliefs.posterior, beliefs.prior)
+        few = method.believe(x[:CORRELATED]).posterior
         correlation = total_correlation(few) if isinstance(few, Independent) else None
     how = f"{len(x)} posteriors, one draw each"
     capped = f"{how}; at most log {len(x)} = {math.log(len(x)):.2f}"
@@ -177,7 +182,7 @@ CLUSTERS = Section(
     reads=(encodings, cluster_probabilities),
 )
 AGGREGATE = Section(
-    (Explains,),
+    (Believes,),
     aggregate,
     {
         "mutual_information": Measure("nats", better="higher", board=220),

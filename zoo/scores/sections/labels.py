@@ -3,17 +3,19 @@
 import torch
 from torch import Tensor
 
-from zoo.contract.capabilities import Classifies, Conditions, Energies, Scores, Side, Weighs
+from zoo.contract.capabilities import Classifies, Clusters, Conditions, Energies, Scores, Side, Weighs
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
-from zoo.errors import require
+from zoo.errors import UsageError, require
 from zoo.scores.metrics import share, wilson
-from zoo.scores.representation import outlier_auroc
+from zoo.scores.representation import matching, outlier_auroc
 from zoo.scores.results import Measure
 from zoo.scores.scene import Scene
 from zoo.scores.section import Section
 
 OUTLIERS, OUTLIER_SAMPLES = 1000, 50
+MATCHED = 10_000
+"""Most training images on which a method's own categories are matched with classes."""
 
 
 def conditional(scene: Scene) -> None:
@@ -21,15 +23,38 @@ def conditional(scene: Scene) -> None:
     method = scene.method
     assert isinstance(method, Conditions)
     asked = torch.arange(scene.n) % scene.extractor.num_classes
+    category, matched = _categories(scene, method)
 
     def draw(rows: slice) -> tuple[Tensor]:
-        images = method.sample_given(asked[rows].to(method.device))
-        return (scene.extractor.extract(images).log_probs.argmax(1),)
+        wanted = category[asked[rows]]
+        images = method.sample_given(wanted.clamp(min=0).to(method.device))
+        found = scene.extractor.extract(images).log_probs.argmax(1).cpu()
+        return (found.where(wanted >= 0, wanted),)
 
     hits = share(scene.spread("conditional", scene.n, draw)[0] == asked)
-    how = scene.untreated(f"{scene.n} samples, classes in turn; {scene.extractor.name}", num_images=scene.n)
+    how = scene.untreated(
+        f"{scene.n} samples, classes in turn{matched}; {scene.extractor.name}", num_images=scene.n
+    )
     interval = wilson(hits.value, scene.n)
     scene.put("conditional_accuracy", hits, how, interval=interval)
+
+
+def _categories(scene: Scene, method: Conditions) -> tuple[Tensor, str]:
+    """What to ask the method for to get each class, -1 where it has nothing; and how that was found."""
+    classes = scene.extractor.num_classes
+    if method.num_categories is None:
+        return torch.arange(classes), ""
+    if not isinstance(method, Clusters):
+        name = type(method).__name__
+        raise UsageError(f"matching categories needs Clusters: {name} has not that capability")
+    with scene.stream("training images"):
+        train = scene.data.split("train")
+    known = (train.y >= 0).nonzero()[:MATCHED, 0]
+    require(len(known) > 0, f"{scene.data.source.name} has no labels")
+    x, y, device = train.x[known], train.y[known], scene.method.device
+    found = scene.spread("categories", len(x), lambda rows: (method.cluster(x[rows].to(device)),))[0]
+    how = f", {method.num_categories} own categories matched one to one on {len(x)} training images"
+    return matching(found, y, classes), how
 
 
 def accuracy(scene: Scene) -> None:

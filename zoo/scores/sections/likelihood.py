@@ -86,6 +86,7 @@ def partition(scene: Scene) -> None:
     if verdict.rerun:
         scene.warnings.append(f"log Z may be low: anneal four times as long; {verdict.rerun}")
     how = "log Z by enumeration" if exact else f"AIS, {PARTITION_CHAINS} chains, {z.num_steps} distributions"
+    how += "" if method.temperature == 1 else f", temperature {method.temperature:g}"
     bounded = method.energy_side is Side.UPPER
     sides = (Side.LOWER, Side.ESTIMATE) if bounded else (Side.EXACT, Side.OPTIMISTIC)
     side = sides[0 if exact else 1]

@@ -1,4 +1,4 @@
-"""Chains that turn images into noise step by step, and learnt ones that lead back: all in closed form.
+"""Learnt chains from noise to images, and those whose way there is known in closed form.
 
 Sohl-Dickstein, Weiss, Maheswaranathan, Ganguli. Deep Unsupervised Learning using Nonequilibrium
 Thermodynamics. ICML 2015. arXiv:1503.03585. Steps are numbered 1 to T; values at step 0 are the image's.
@@ -6,6 +6,7 @@ Thermodynamics. ICML 2015. arXiv:1503.03585. Steps are numbered 1 to T; values a
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -17,12 +18,54 @@ from torch.nn.functional import logsigmoid
 from zoo.contract import Images, PerImage
 from zoo.methods.chains.shared.betas import BETA_RANGE, NoiseSchedule
 from zoo.methods.chains.shared.products import Change, Kernel
+from zoo.randomness import drawing_from
 
 Steps = Int[Tensor, " images"]
 LOG_TAU = math.log(2 * math.pi)
 
 
-class Chain(nn.Module, ABC):
+class ReverseChain(nn.Module, ABC):
+    """A learnt chain from noise to images: all that drawing, filming and repairing ask of it.
+
+    How it learns is its own affair: from a forward chain in closed form (`Chain`), from states that it has
+    drawn itself on the way to a target (infusion training), or from walking away from the data (walkback).
+    """
+
+    @property
+    @abstractmethod
+    def num_steps(self) -> int:
+        """The number of steps, T."""
+
+    @abstractmethod
+    def noise(self, like: Images) -> Images:
+        """States drawn from where the chain starts."""
+
+    @abstractmethod
+    def back(self, x: Images, step: int, change: Change | None) -> tuple[Kernel, Images]:
+        """One step from the state at `step`, T to 1: the kernel as changed, and the state drawn from it."""
+
+    def states(
+        self, like: Images, generator: torch.Generator | None, change: Change | None = None
+    ) -> Iterator[Images]:
+        """States [n, C, H, W] from noise, then, last, the mean of p(x_0|x_1).
+
+        Args:
+            like: Images of the wanted number, shape and device; their values are not read.
+            generator: Where the draws come from.
+            change: What is made of every kernel.
+        """
+        with drawing_from(generator):
+            x = self.noise(like)
+        if change is not None:
+            x = change(Kernel(x, torch.zeros_like(x)), self.num_steps + 1).mean
+        yield x
+        for step in range(self.num_steps, 0, -1):
+            with torch.no_grad(), drawing_from(generator):
+                kernel, x = self.back(x, step, change)
+            yield kernel.mean if step == 1 else x
+
+
+class Chain(ReverseChain):
     """A forward chain towards noise pi and a reverse one with a learnt kernel, factorial over pixels.
 
     Args:
@@ -36,7 +79,6 @@ class Chain(nn.Module, ABC):
 
     @property
     def num_steps(self) -> int:
-        """The number of steps, T."""
         return len(self.betas.base)
 
     def rates(self, t: Steps) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,10 +95,6 @@ class Chain(nn.Module, ABC):
     @abstractmethod
     def draw(self, kernel: Kernel) -> Images:
         """A state."""
-
-    @abstractmethod
-    def noise(self, like: Images) -> Images:
-        """States drawn from pi."""
 
     @abstractmethod
     def posterior(self, x: Images, x_t: Images, t: Steps) -> Kernel:
@@ -122,7 +160,6 @@ class Chain(nn.Module, ABC):
         return torch.stack(rows)
 
     def back(self, x: Images, step: int, change: Change | None) -> tuple[Kernel, Images]:
-        """One reverse step from the state at `step`: the kernel as changed, and the state drawn from it."""
         t = torch.full((len(x),), step, device=x.device)
         kernel = self.first_kernel(x) if step == 1 else self.reverse(x, t)
         kernel = kernel if change is None else change(kernel, step)

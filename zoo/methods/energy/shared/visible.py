@@ -14,8 +14,9 @@ from torch.distributions import Bernoulli, Independent, Normal
 from torch.nn.functional import logsigmoid, softplus
 
 from zoo.contract import BYTE, MID_GREY, Images, Partition, PerImage, PixelKind
-from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, log_partition
+from zoo.parts.annealing.binary_pair import BinaryPair, base_rates
 from zoo.parts.annealing.gaussian_pair import GaussianPair
+from zoo.parts.annealing.verdicts import log_partition
 from zoo.parts.distributions.bits import PIXEL_DIMS, draw_bits
 from zoo.parts.estimators import log_mean_exp
 
@@ -204,4 +205,4 @@ class GaussianVisible(Visible):
         self, weight: Tensor, hidden_bias: Tensor, num_chains: int, num_steps: int
     ) -> Partition:
         pair = GaussianPair(weight, hidden_bias, self.bias, torch.zeros_like(self.bias))
-        return pair.log_partition(num_chains, num_steps)
+        return log_partition(pair, num_chains, num_steps)

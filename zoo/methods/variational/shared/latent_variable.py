@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributions import Distribution
 
 from zoo.contract import (
@@ -31,7 +32,9 @@ from zoo.randomness import drawing_from
 
 
 class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
-    """p(x, z) = p(z) p(x|z) with an amortised posterior q(z|x).
+    """p(x, z) = p(z) p(x|z) with an amortised posterior q(z|x) that can be reparameterised.
+
+    Discrete latents stand on `Weighs` and a base of their own: `weigh` here draws by `rsample`.
 
     Args:
         image_shape: (C, H, W) of one image.
@@ -98,13 +101,16 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
         return self.weigh(x, num_samples).log_w
 
     def log_prob(self, x: Images, num_samples: int) -> PerImage:
-        return importance_bound(self.weigh, x, num_samples).log_prob
+        return importance_bound(self.weigh, x, num_samples, self.draw_size).log_prob
 
     @torch.no_grad()
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
         at_least(1, n=n)
         with drawing_from(generator):
-            return self._picture(self.prior().sample((n,)))
+            return self.picture(self.prior().sample((n,)))
+
+    def prior_variance(self, layer: int) -> float | Tensor:
+        return self.prior().variance
 
     @torch.no_grad()
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
@@ -112,13 +118,17 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
 
     @torch.no_grad()
     def decode(self, z: Codes) -> Images:
-        return self._picture(z)
+        return self.picture(z)
 
     @torch.no_grad()
     def reconstruct(self, x: Images) -> Images:
-        return self._picture(self.posterior(x).mean)
+        return self.picture(self.posterior(x).mean)
 
-    def _picture(self, z: Codes) -> Images:
+    def picture(self, z: Codes) -> Images:
+        """The image of codes [..., D]: the mean of p(x|z).
+
+        A likelihood whose pixels depend on one another has no mean of its kind: its method draws them here.
+        """
         return self.likelihood(z).mean
 
     def configure_optimizers(self) -> dict:
