@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from support import ROOT, tiny
 from PIL import Image
+from support import ROOT, tiny
 
 from zoo.contract.saved import save_pretrained, weights_sha256
 from zoo.data import DATA, Digits, Heartbeat, ImageFolder, SwissRoll, facts_of, from_recipe

@@ -5,8 +5,8 @@ import re
 
 import pytest
 import torch
-from support import tiny
 from lightning.pytorch import Trainer
+from support import tiny
 
 from zoo.data import Digits, Rows, SwissRoll, from_recipe
 from zoo.data.treatments import bags, balanced, shrunk

@@ -11,10 +11,9 @@ from zoo.contract.capabilities import Partition
 from zoo.errors import UsageError
 from zoo.parts.annealing import enumeration
 from zoo.parts.annealing.binary_pair import BinaryPair, base_rates, raise_log_prob
-from zoo.parts.annealing.verdicts import log_partition
 from zoo.parts.annealing.enumeration import settings
 from zoo.parts.annealing.paths import anneal, anneal_back, linear, sigmoid, tripartite, upper_bound
-from zoo.parts.annealing.verdicts import estimated
+from zoo.parts.annealing.verdicts import estimated, log_partition
 from zoo.parts.estimators import log_mean_exp
 
 SCHEDULES = [linear, sigmoid, tripartite]

@@ -9,9 +9,8 @@ import torch
 from zoo.contract.capabilities import Partition
 from zoo.data.sets import MNIST
 from zoo.parts.annealing.binary_pair import BinaryPair, base_rates
-from zoo.parts.annealing.verdicts import log_partition
 from zoo.parts.annealing.paths import anneal, linear
-from zoo.parts.annealing.verdicts import estimated, exactly, judged
+from zoo.parts.annealing.verdicts import estimated, exactly, judged, log_partition
 
 # Partitions and verdicts.
 

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from support import tiny
 from lightning.pytorch import Trainer
 from PIL import Image
 from safetensors import safe_open
+from support import tiny
 
 from zoo.cache import cache_root
 from zoo.cli.light import run
