@@ -179,7 +179,7 @@ def test_bits_count_as_active_by_a_share_of_their_own_variance(tmp_path):
     number = results.numbers["test/active_units"]
     means = method.posterior_means(Digits().split("test").x)[0].detach()
     assert number.value == float((means.var(0) > 0.01 * method.prior().variance).sum())
-    assert number.protocol.endswith("Var > 0.01 of the prior's")
+    assert number.protocol.how.endswith("Var > 0.01 of the prior's")
     rare = torch.tensor([0.0, 0.06]).repeat(500)[:, None]
     assert active_units(rare).tolist() == [False]
     assert active_units(rare, prior_variance=0.03 * 0.97).tolist() == [True]
@@ -188,7 +188,7 @@ def test_bits_count_as_active_by_a_share_of_their_own_variance(tmp_path):
 
 def test_a_standard_normal_counts_as_ever(tmp_path):
     results = score(VAE(SHAPE, latent_dim=3, hidden_dims=(8,)), tmp_path, metrics=["active_units"])
-    assert results.numbers["test/active_units"].protocol.endswith("images, Var > 0.01")
+    assert results.numbers["test/active_units"].protocol.how.endswith("images, Var > 0.01")
 
 
 # Sticks: a VAE of two sticks.
@@ -233,7 +233,7 @@ def test_sticks_are_scored_and_annealed(tmp_path, monkeypatch):
         log_p = method.prior().log_prob(v) + method.likelihood(v).log_prob(x)
     truth = float((log_p.logsumexp(0) - math.log(2000)).mean())
     assert results.numbers["test/log_prob_ais"].value == pytest.approx(truth, abs=0.1)
-    assert results.numbers["test/active_units"].protocol.endswith("of the prior's")
+    assert results.numbers["test/active_units"].protocol.how.endswith("of the prior's")
 
 
 def test_what_torch_refuses_is_a_line_of_one_metric_and_not_the_end_of_the_score(tmp_path):

@@ -11,7 +11,7 @@ from support import ROOT, tiny
 
 from zoo.contract.saved import save_pretrained, weights_sha256
 from zoo.data import DATA, Digits, Heartbeat, ImageFolder, SwissRoll, facts_of, from_recipe
-from zoo.data.facts import NOT_STATED, Facts, Protocol
+from zoo.data.facts import NOT_STATED, DataProtocol, Facts
 from zoo.errors import UsageError
 from zoo.hub import recipe_files
 from zoo.leaderboard.table import entrant
@@ -61,7 +61,7 @@ def test_recorded_sentences_and_recipes_come_out_bit_for_bit(slug):
 
 
 def test_a_protocol_is_a_tuple_with_a_sentence():
-    one = Protocol(
+    one = DataProtocol(
         "mnist", (1, 14, 14), (50_000, 10_000, 999), "dynamic", "test drawn once, seed 3", shrink=2
     )
     assert str(one) == f"{one}" == "mnist 1x14x14 (2x2 means) 50k/10k/999, dynamic (test drawn once, seed 3)"

@@ -1,6 +1,6 @@
 """Images for every method: one family of data modules, all yielding the same `Batch`."""
 
-from zoo.data.facts import Facts, Protocol
+from zoo.data.facts import DataProtocol, Facts
 from zoo.data.modules import Binarize, ImageData, Pixels, Rows, Split
 from zoo.data.sets import DATA, MNIST, Digits, FashionMNIST, HubImages, ImageFolder, facts_of, from_recipe
 from zoo.data.toys import Heartbeat, SwissRoll
@@ -9,6 +9,7 @@ __all__ = [
     "DATA",
     "MNIST",
     "Binarize",
+    "DataProtocol",
     "Digits",
     "Facts",
     "FashionMNIST",
@@ -17,7 +18,6 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "Pixels",
-    "Protocol",
     "Rows",
     "Split",
     "SwissRoll",

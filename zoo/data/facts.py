@@ -31,7 +31,7 @@ class Facts(NamedTuple):
         return f"{self.title}, {'licence ' if self.licence == NOT_STATED else ''}{self.licence}"
 
 
-class Protocol(NamedTuple):
+class DataProtocol(NamedTuple):
     """How images are cut and treated: `str` of it is the sentence that stands beside every number."""
 
     name: str

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from zoo.contract.batch import Batch, PixelKind
-from zoo.data.facts import Facts, Protocol
+from zoo.data.facts import DataProtocol, Facts
 from zoo.data.sources import Source, prepared
 from zoo.data.treatments import bags, balanced, shrunk
 from zoo.errors import UsageError, require
@@ -183,14 +183,14 @@ class ImageData(LightningDataModule, ABC):
         return "deq" if self.dequantize else "real"
 
     @property
-    def protocol(self) -> Protocol:
+    def protocol(self) -> DataProtocol:
         """Name of the data, its split and its treatment, as printed beside every number."""
         self.setup()
         train, val, test = (len(self._splits[split].y) for split in ("train", "val", "test"))
         return self._protocol((train, val, test))
 
     @property
-    def stated(self) -> Protocol:
+    def stated(self) -> DataProtocol:
         """The protocol, from what the facts say of the source's sizes; nothing is read.
 
         Raises:
@@ -204,7 +204,7 @@ class ImageData(LightningDataModule, ABC):
         held, last = self._cut(n)
         return self._protocol((last, held, n_test))
 
-    def _protocol(self, sizes: tuple[int, int, int]) -> Protocol:
+    def _protocol(self, sizes: tuple[int, int, int]) -> DataProtocol:
         seed = self.draw_seed
         treatment, how = {
             "none": ("deq", f"test dithered once, seed {seed}") if self.dequantize else ("real", ""),
@@ -213,7 +213,7 @@ class ImageData(LightningDataModule, ABC):
             "threshold": ("threshold", f"byte > {THRESHOLD}"),
             "pseudo": ("pseudo", "grey levels as Bernoulli targets"),
         }[self.binarize]
-        return Protocol(
+        return DataProtocol(
             self.source.name,
             self.image_shape,
             sizes,
