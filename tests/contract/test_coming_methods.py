@@ -420,10 +420,10 @@ def test_categories_are_matched_with_labels_before_samples_are_judged(tmp_path):
     order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
     matched = accuracy_given(Categories(order), tmp_path)
     assert matched.value > 0.95
-    assert "10 own categories matched one to one on 1295 training images" in matched.protocol
+    assert "10 own categories matched one to one on 1295 training images" in matched.protocol.how
     named = accuracy_given(Categories(order, own=False), tmp_path)
     assert named.value < 0.3, "as if categories were labels"
-    assert "categories" not in named.protocol
+    assert "categories" not in named.protocol.how
     assert accuracy_given(Categories(list(range(10)), own=False), tmp_path).value > 0.95
 
 
@@ -610,7 +610,7 @@ def test_energies_are_in_nats_at_the_temperature_that_is_named(temperature, tmp_
     v = x.flatten(1)
     torch.testing.assert_close(small.energy(x) * temperature, -0.5 * (v @ a * v).sum(1) - v @ b)
     results = score(Hopfield(temperature), tmp_path, metrics=["partition"])
-    how = results.numbers["test/log_prob_optimistic"].protocol
+    how = results.numbers["test/log_prob_optimistic"].protocol.how
     assert how.endswith("distributions" + ("" if temperature == 1 else ", temperature 3"))
 
 

@@ -65,7 +65,7 @@ def test_a_protocol_is_a_tuple_with_a_sentence():
         "mnist", (1, 14, 14), (50_000, 10_000, 999), "dynamic", "test drawn once, seed 3", shrink=2
     )
     assert str(one) == f"{one}" == "mnist 1x14x14 (2x2 means) 50k/10k/999, dynamic (test drawn once, seed 3)"
-    assert one == Protocol(*one)
+    assert one == DataProtocol(*one)
     assert one.short == "mnist 50k/10k/999, dynamic"
     assert one.written() == {"protocol": str(one), "name": "mnist", "short": one.short}
     held = one._replace(shrink=1, held_out="seeded hold-out, seed 3", treatment="real", how="")

@@ -25,8 +25,8 @@ from zoo.scores.metrics import (
     mean_and_error,
     moments,
     neighbourhoods,
+    proportion,
     root,
-    share,
     share_interval,
     wilson,
 )
@@ -64,8 +64,8 @@ def test_wilson_of_81_in_263():
 
 def test_share_by_hand():
     hits = torch.tensor([True, True, True, False])
-    assert share(hits) == pytest.approx((0.75, math.sqrt(0.75 * 0.25 / 4)))
-    assert share(torch.ones(7, dtype=torch.bool)) == (1.0, 0.0)
+    assert proportion(hits) == pytest.approx((0.75, math.sqrt(0.75 * 0.25 / 4)))
+    assert proportion(torch.ones(7, dtype=torch.bool)) == (1.0, 0.0)
 
 
 def test_mean_and_error_by_hand_and_of_one_value():

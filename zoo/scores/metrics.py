@@ -51,7 +51,7 @@ def mean_and_error(values: Tensor) -> Estimate:
     return Estimate(float(values.mean()), float(values.std()) / math.sqrt(n) if n > 1 else math.inf)
 
 
-def share(hits: Tensor) -> Estimate:
+def proportion(hits: Tensor) -> Estimate:
     """Share of hits [N] and its binomial standard error."""
     p = float(hits.double().mean())
     return Estimate(p, math.sqrt(p * (1 - p) / len(hits)))
@@ -254,7 +254,10 @@ def _given_balls(real: Vectors, fake: Vectors) -> Neighbourhoods:
         covered.append(balls.any(1))
         recalled.append((distance <= fake_radii[:, k - 1]).any(1))
     return Neighbourhoods(
-        share(inside), share(torch.cat(recalled)), mean_and_error(counts / wide), share(torch.cat(covered))
+        proportion(inside),
+        proportion(torch.cat(recalled)),
+        mean_and_error(counts / wide),
+        proportion(torch.cat(covered)),
     )
 
 

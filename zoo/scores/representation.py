@@ -23,7 +23,7 @@ from torch.distributions import Distribution, Independent
 
 from zoo.errors import require
 from zoo.parts.estimators import PAIRS_AT_ONCE, log_mean_exp, pairwise_log_prob
-from zoo.scores.metrics import Estimate, mean_and_error, share
+from zoo.scores.metrics import Estimate, mean_and_error, proportion
 
 Rows = Tensor | np.ndarray
 NUM_TRAIN = 20_000
@@ -55,7 +55,7 @@ def linear_probe(train_codes: Rows, train_y: Rows, test_codes: Rows, test_y: Row
     probe = LogisticRegression(tol=PROBE_TOLERANCE, max_iter=PROBE_STEPS).fit(scale.transform(x), y)
     steps = int(probe.n_iter_.max())
     require(steps < PROBE_STEPS, f"the probe must converge in fewer than {PROBE_STEPS} steps, got {steps}")
-    return share(torch.from_numpy(probe.predict(scale.transform(x_test)) == y_test))
+    return proportion(torch.from_numpy(probe.predict(scale.transform(x_test)) == y_test))
 
 
 def knn_accuracy(
@@ -84,7 +84,7 @@ def knn_accuracy(
     search = NearestNeighbors(n_neighbors=max(ks), algorithm="brute").fit(x)
     votes = np.eye(len(classes), dtype=np.int64)[numbers[search.kneighbors(x_test, return_distance=False)]]
     counts = votes.cumsum(1)
-    return {k: share(torch.from_numpy(classes[counts[:, k - 1].argmax(1)] == y_test)) for k in ks}
+    return {k: proportion(torch.from_numpy(classes[counts[:, k - 1].argmax(1)] == y_test)) for k in ks}
 
 
 class Clustering(NamedTuple):
@@ -130,7 +130,7 @@ def clustering(clusters: Rows, y: Rows) -> Clustering:
         bad = int((~(table.max(1) > -np.inf) | (table.max(1) == np.inf)).sum())
         require(bad == 0, f"log-probabilities must be numbers below infinity, got {bad} rows without")
         assigned = table.argmax(1)
-        aae = share(torch.from_numpy(labels[table.argmax(0)][assigned] == labels))
+        aae = proportion(torch.from_numpy(labels[table.argmax(0)][assigned] == labels))
     counts = contingency_matrix(labels, assigned).T
     rows, columns = linear_sum_assignment(counts, maximize=True)
     return Clustering(
@@ -336,7 +336,7 @@ def _problem(train_codes: Rows, train_y: Rows, test_codes: Rows, test_y: Rows) -
 
 
 def _part(hits: Any, n: int) -> Estimate:
-    return share(torch.arange(n) < int(hits))
+    return proportion(torch.arange(n) < int(hits))
 
 
 def _count(posterior: Distribution, num_samples: int) -> int:

@@ -7,7 +7,7 @@ from zoo.contract.capabilities import Classifies, Clusters, Conditions, Energies
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
 from zoo.errors import UsageError, require
-from zoo.scores.metrics import share, wilson
+from zoo.scores.metrics import proportion, wilson
 from zoo.scores.representation import matching, outlier_auroc
 from zoo.scores.results import Measure
 from zoo.scores.scene import Scene
@@ -31,7 +31,7 @@ def conditional(scene: Scene) -> None:
         found = scene.extractor.extract(images).log_probs.argmax(1).cpu()
         return (found.where(wanted >= 0, wanted),)
 
-    hits = share(scene.spread("conditional", scene.n, draw)[0] == asked)
+    hits = proportion(scene.spread("conditional", scene.n, draw)[0] == asked)
     how = scene.untreated(
         f"{scene.n} samples, classes in turn{matched}; {scene.extractor.name}", num_images=scene.n
     )
@@ -66,7 +66,7 @@ def accuracy(scene: Scene) -> None:
     def predict(rows: slice) -> tuple[Tensor]:
         return (method.classify(x[rows].to(method.device)).argmax(1),)
 
-    hits = share(scene.spread("accuracy", len(x), predict)[0] == labels)
+    hits = proportion(scene.spread("accuracy", len(x), predict)[0] == labels)
     how = scene.treated(f"{len(x)} images")
     scene.put("accuracy", hits, how, interval=wilson(hits.value, len(x)))
 

@@ -7,7 +7,7 @@ from zoo.errors import require
 from zoo.parts.annealing.latents import latent_ais
 from zoo.parts.annealing.verdicts import SHORTER, judged
 from zoo.parts.estimators import bits_per_dim
-from zoo.scores.metrics import mean_and_error, share, wilson
+from zoo.scores.metrics import mean_and_error, proportion, wilson
 from zoo.scores.results import Measure, Protocol
 from zoo.scores.scene import Scene
 from zoo.scores.section import Section, energies, likelihoods
@@ -42,7 +42,7 @@ def log_prob(scene: Scene) -> None:
     distortion = mean_and_error(columns["distortion"])
     _put(scene, "distortion", "bernoulli_distortion", Side.ESTIMATE, distortion, how)
     ess = columns["ess"]
-    low = share(ess < LOW_ESS)
+    low = proportion(ess < LOW_ESS)
     scene.put("ess_median", float(ess.median()), how)
     scene.put("ess_below_10", low, how, interval=wilson(low.value, n))
     if low.value > LOOSE_SHARE:

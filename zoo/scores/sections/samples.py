@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo.cache import content_hash, remembered
 from zoo.contract.capabilities import Samples
-from zoo.pictures.walks import nearest as nearest_of
+from zoo.pictures.walks import nearest
 from zoo.scores.features import Features
 from zoo.scores.metrics import Estimate, fid, inception_score, kid, mean_and_error, neighbourhoods
 from zoo.scores.parzen import parzen
@@ -37,7 +37,7 @@ def classifier_score(scene: Scene) -> None:
     scene.compare("inception_score", measure, ", 10 splits", scene.extractor.num_classes)
 
 
-def nearest(scene: Scene) -> None:
+def neighbourhood(scene: Scene) -> None:
     """Improved precision and recall, density and coverage."""
 
     def measure(real: Features, fake: Features) -> dict[str, Estimate]:
@@ -89,7 +89,7 @@ def training_distance(scene: Scene) -> None:
     )
 
     def measure(images: Tensor) -> tuple[float, float]:
-        return mean_and_error(nearest_of(images, train)[0].double())
+        return mean_and_error(nearest(images, train)[0].double())
 
     key = [code_version(), content_hash(train), content_hash(test)]
     known = remembered("training_distance", key, lambda: {"test": torch.tensor(measure(test))})
@@ -119,7 +119,7 @@ INCEPTION_SCORE = Section(
 )
 NEIGHBOURHOODS = Section(
     (Samples,),
-    nearest,
+    neighbourhood,
     {
         "precision": Measure("share", better="higher", board=60),
         "recall": Measure("share", better="higher", board=50),
