@@ -98,8 +98,6 @@ def own_class(path: str) -> "type[Method]":
         found = getattr(importlib.import_module(".".join(module)), name, None)
     except ImportError as error:
         raise UsageError(f"code {path!r} cannot be imported: {error}") from error
-    require(
-        isinstance(found, type) and issubclass(found, Method) and not found.__abstractmethods__,
-        f"code must be a method, a class that keeps all promises of zoo.contract.Method, got {path!r}",
-    )
+    if not (isinstance(found, type) and issubclass(found, Method)) or found.__abstractmethods__:
+        raise UsageError(f"code must be a method, a class that keeps all promises of its bases, got {path!r}")
     return found
