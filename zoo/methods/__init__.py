@@ -27,7 +27,17 @@ METHODS: dict[str, str] = {
 
 
 def method_class(name: str) -> "type[Method]":
-    """The class of a method by its name in `METHODS`."""
+    """The class of a method by its name in `METHODS`.
+
+    Raises:
+        UsageError: If it is not there.
+    """
+    from zoo.errors import require
+
+    known = ", ".join(sorted(METHODS))
+    require(
+        name in METHODS, f"class must be one of {known}; code of your own is not known here, got {name!r}"
+    )
     return getattr(importlib.import_module(METHODS[name]), name)
 
 
