@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import zoo
+from zoo.cli.fit import ZooCLI
 from zoo.cli.light import run
 from zoo.cli.main import main
 from zoo.contract.about import class_name
@@ -20,7 +21,7 @@ from zoo.contract.learning import Descent
 from zoo.contract.saved import refuse_unsavable, save_pretrained
 from zoo.errors import UsageError
 from zoo.hub import CONFIG
-from zoo.methods import class_named, from_folder, own_class
+from zoo.methods import class_named, from_folder, method_class, own_class
 from zoo.publishing.checkpoints import scored
 from zoo.scores.results import Results
 
@@ -266,6 +267,18 @@ def test_a_model_that_could_not_be_saved_is_refused_before_it_is_trained(tmp_pat
         refuse_unsavable(Keeps(width={1}))
     folder = save_pretrained(Keeps(), tmp_path / "model")
     assert type(from_folder(folder, Keeps)) is Keeps
+    cli = ZooCLI.__new__(ZooCLI)
+    cli.model = Keeps()
+    assert "sample" not in cli._what_next(folder), "it does not sample: it is loaded and scored"
+    assert f"python -m zoo score {folder} --code {class_name(Keeps)}\n" in cli._what_next(folder)
+    cli.model = zoo.VAE()
+    assert f"zoo.from_pretrained('{folder}').sample(4)" in cli._what_next(folder)
+    assert "--code" not in cli._what_next(folder)
+
+
+def test_what_knows_the_zoo_alone_says_so_in_one_line():
+    with pytest.raises(UsageError, match=rf"class must be one of DAE, .*, got '{PATH}'"):
+        method_class(PATH)
 
 
 @pytest.mark.parametrize(

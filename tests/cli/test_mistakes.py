@@ -77,7 +77,7 @@ MISTAKES = {
         ["sample", "vae-digit"],
         "no folder and no checkpoint 'vae-digit': did you mean vae-digits",
     ),
-    "no such action": (["leaderboard", "pul"], "leaderboard takes push, pull or nothing, got 'pul'"),
+    "no such action": (["leaderboard", "pul"], "no folder and no checkpoint 'pul'"),
     "no such recipe": (["reproduce", "vae"], "slug must be a recipe (zoo list), got 'vae'"),
     "no images": (["sample", "nowhere", "--n=0"], "n must be at least 1, got 0"),
     "score of nothing": (["score"], "the following arguments are required: models"),

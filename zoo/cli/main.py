@@ -26,7 +26,7 @@ at hand:
             fill in hidden pixels, walk through codes, find the training images behind samples
   score     score saved models from their weights: zoo score runs/vae-digits/version_0/model --metrics fid kid
   reproduce train and score recipes, collect them in checkpoints/
-  leaderboard  checkpoints ranked by protocol, in the terminal or as a page
+  leaderboard  checkpoints and runs ranked by protocol, in the terminal or as a page
   demo      a page in the browser: sample, walk, repair, compare
   publish   checkpoints on the Hugging Face Hub
   compare   results.json files side by side, two of them paired image by image

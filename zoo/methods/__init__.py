@@ -27,7 +27,17 @@ METHODS: dict[str, str] = {
 
 
 def method_class(name: str) -> "type[Method]":
-    """The class of a method by its name in `METHODS`."""
+    """The class of a method by its name in `METHODS`.
+
+    Raises:
+        UsageError: If it is not there.
+    """
+    from zoo.errors import require
+
+    known = ", ".join(sorted(METHODS))
+    require(
+        name in METHODS, f"class must be one of {known}; code of your own is not known here, got {name!r}"
+    )
     return getattr(importlib.import_module(METHODS[name]), name)
 
 
@@ -98,8 +108,6 @@ def own_class(path: str) -> "type[Method]":
         found: Any = getattr(importlib.import_module(".".join(module)), name, None)
     except ImportError as error:
         raise UsageError(f"code {path!r} cannot be imported: {error}") from error
-    require(
-        isinstance(found, type) and issubclass(found, Method) and not found.__abstractmethods__,
-        f"code must be a method, a class that keeps all promises of zoo.contract.Method, got {path!r}",
-    )
+    if not (isinstance(found, type) and issubclass(found, Method)) or found.__abstractmethods__:
+        raise UsageError(f"code must be a method, a class that keeps all promises of its bases, got {path!r}")
     return found
