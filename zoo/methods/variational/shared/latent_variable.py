@@ -23,6 +23,7 @@ from zoo.contract.shapes import Codes, Images, PerImage, PerSample
 from zoo.errors import require
 from zoo.parts.distributions.pixels import PixelHead
 from zoo.parts.estimators import importance_bound
+from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
 
@@ -124,5 +125,5 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
 
     def configure_optimizers(self) -> dict:
         """Adam, its step size set at the start of each epoch."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, eps=self.adam_eps)
+        optimizer = adam(self.parameters(), self.lr, eps=self.adam_eps)
         return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final / self.lr)
