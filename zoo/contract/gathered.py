@@ -47,12 +47,12 @@ class Gathered:
         return float(values[names.index(name)].float().mean())
 
     def settle(self) -> str | None:
-        """Add what waits to the sums; returns the first batch with a mean that is not finite, and what is not."""
+        """Add what waits to the sums; returns which mean is not finite in the first such batch."""
         waiting, self._waiting, self.num_waiting = self._waiting, {}, 0
         bad: dict[int, list[str]] = {}
         for (names, _), rows in waiting.items():
             terms = zip(*(values for _, _, values in rows), strict=True)
-            means = torch.stack([torch.stack(term).float().flatten(1).mean(1) for term in terms])
+            means = torch.stack([torch.stack(term).float().view(len(rows), -1).mean(1) for term in terms])
             for name, column in zip(names, means.tolist(), strict=True):
                 for (step, weight, _), mean in zip(rows, column, strict=True):
                     if not math.isfinite(mean):

@@ -48,6 +48,8 @@ class Method(LightningModule, ABC):
         self.stream_seed: int | None = None
         self.train_seconds = 0.0
         self._began = 0.0
+        self._ahead = 0.0
+        """Share of Lightning's batch whose steps are still to come."""
         self._gathered = {"train": Gathered(), "val": Gathered()}
 
     @property
@@ -79,7 +81,7 @@ class Method(LightningModule, ABC):
         if self._trainer is None:
             return 0.0
         loop = self._trainer.fit_loop
-        return loop.epoch_loop.batch_progress.total.ready / max(1, loop.max_batches)
+        return (loop.epoch_loop.batch_progress.total.ready - self._ahead) / max(1, loop.max_batches)
 
     def setup(self, stage: str) -> None:
         """Tell DDP how to share the method; refuse unsuitable data, and start a fit from suitable ones."""
@@ -90,7 +92,12 @@ class Method(LightningModule, ABC):
         if data is not None:
             self.refuse_unsuitable(data)
             if stage == "fit":
+                data.steps_per_batch = self.join_steps(data)
                 self.start_from(data)
+
+    def join_steps(self, data: Any) -> int:
+        """How many batches of a data module Lightning is given at once: 1, but for what splits them again."""
+        return 1
 
     def start_from(self, data: Any) -> None:
         """Take up what the method's start needs of the training images, on every process alike.
@@ -159,7 +166,9 @@ class Method(LightningModule, ABC):
             checkpoint["state_dict"][name] = buffers[self.global_rank % len(buffers)]
         self.stream_seed, self.train_seconds = checkpoint["stream_seed"], checkpoint["train_seconds"]
 
-    def log_terms(self, stage: Literal["train", "val"], terms: Terms, batch_size: int) -> None:
+    def log_terms(
+        self, stage: Literal["train", "val"], terms: Terms, batch_size: int, loss: Tensor | None = None
+    ) -> None:
         """Gather the terms of a batch: at the epoch's end the mean of each over images is `stage/name`.
 
         A training loss that is not finite stops the run before the weights are touched where a look costs
@@ -170,16 +179,21 @@ class Method(LightningModule, ABC):
             stage: `train` or `val`.
             terms: Each [B] or [].
             batch_size: The batch's weight in the mean.
+            loss: The mean that is descended, if one is.
 
         Raises:
             NonFiniteError: Naming the batch, the training terms that are not finite and their values.
         """
         gathered = self._gathered[stage]
-        gathered.add(self.trainer.fit_loop.total_batch_idx, terms, batch_size)
-        training = stage == "train"
-        broken = training and self.device.type == "cpu" and not math.isfinite(terms["loss"].detach().sum())
+        gathered.add(self._num_batches(), terms, batch_size)
+        on_cpu = loss is not None and loss.device.type == "cpu"
+        broken = on_cpu and not math.isfinite(loss.detach())
         if broken or gathered.num_waiting >= CHECK_EVERY:
             self._look(stage)
+
+    def _num_batches(self) -> int:
+        """Batches before this one, over all epochs."""
+        return self.trainer.fit_loop.total_batch_idx
 
     def last_term(self) -> dict[str, float]:
         """What a progress bar shows of the last training batch, by key."""

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-
 FUSED_ON = ("cpu", "cuda", "mps", "xpu")
 """Devices on which torch 2.13 fuses Adam and gradient descent."""
 
@@ -26,10 +25,9 @@ def fused(choice: type[Made], params: Parameters, **settings: Any) -> Made:
         params: The parameters.
         settings: Passed on.
     """
-    groups = [
-        group | {"params": list(group["params"])} if isinstance(group, dict) else {"params": [group]}
-        for group in params
-    ]
+    given: list[Any] = list(params)
+    listed = [group | {"params": list(group["params"])} for group in given if isinstance(group, dict)]
+    groups = listed or [{"params": given}]
     tensors = [p for group in groups for p in group["params"]]
     able = all(p.device.type in FUSED_ON and p.is_floating_point() for p in tensors)
     optimizer = choice(groups, fused=able, **settings)
@@ -47,6 +45,11 @@ def adam(
 def sgd(params: Parameters, lr: float, momentum: float = 0.0) -> torch.optim.SGD:
     """Gradient descent with momentum; not for sparse gradients."""
     return fused(torch.optim.SGD, params, lr=lr, momentum=momentum)
+
+
+def lazy_adam(params: Parameters, lr: float) -> "LazyAdam":
+    """Adam that leaves the rows without a gradient alone."""
+    return fused(LazyAdam, params, lr=lr)
 
 
 class LazyAdam(torch.optim.Adam):

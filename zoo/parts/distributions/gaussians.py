@@ -2,11 +2,21 @@
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, Normal, register_kl
 
 from zoo.parts.networks.dense import readout
 
 LOG_VARIANCE_RANGE = (-10.0, 8.0)
+
+
+class StandardGaussian(Normal):
+    """Gaussian variables of mean 0 and variance 1."""
+
+
+@register_kl(Normal, StandardGaussian)
+def _kl_from_standard(q: Normal, _: StandardGaussian) -> Tensor:
+    """Kingma, Welling 2014, appendix B: half of mean^2 + s^2 - log s^2 - 1, per variable."""
+    return 0.5 * (q.loc.square() + q.scale.square() - 1) - q.scale.log()
 
 
 def diagonal_gaussian(mean: Tensor, log_variance: Tensor) -> Independent:
@@ -18,7 +28,7 @@ def diagonal_gaussian(mean: Tensor, log_variance: Tensor) -> Independent:
 def standard_gaussian(dim: int, device: torch.device) -> Independent:
     """N(0, I) over `dim` dimensions."""
     zeros = torch.zeros(dim, device=device)
-    return Independent(Normal(zeros, torch.ones_like(zeros), validate_args=False), 1)
+    return Independent(StandardGaussian(zeros, torch.ones_like(zeros), validate_args=False), 1)
 
 
 class GaussianHead(nn.Module):

@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 from zoo.contract.learning import Descent
 from zoo.errors import require
 from zoo.methods.energy.shared.visible import Visible
+from zoo.parts.optimizers import sgd
 
 FIRST_WEIGHTS = 0.01
 
@@ -100,7 +101,7 @@ class Contrastive(Descent):
             {"params": [p for p in self.parameters() if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in self.parameters() if p.ndim == 1], "weight_decay": 0.0},
         ]
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+        return sgd(groups, self.lr, self.momentum)
 
     def on_train_epoch_start(self) -> None:
         """Set the epoch's step size and momentum."""

@@ -46,6 +46,7 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
     side = Side.LOWER
     monitor = ("val/elbo", "max")
     progress = "elbo"
+    steps_per_batch = 10
     pixels: PixelHead
     """The last module of the decoder: features to p(x|z)."""
 
