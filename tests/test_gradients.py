@@ -29,7 +29,9 @@ def test_bits_can_be_differentiated_twice_and_by_their_values():
     x = torch.rand(3, 4, dtype=torch.float64)
     assert torch.autograd.gradgradcheck(lambda a: Bits(logits=a, validate_args=False).log_prob(x), logits)
     soft = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(bernoulli(logits.detach().float(), 1).log_prob(soft.float()).sum(), soft)
+    (gradient,) = torch.autograd.grad(
+        bernoulli(logits.detach().float(), 1).log_prob(soft.float()).sum(), soft
+    )
     assert torch.allclose(gradient, logits.float().double().sum(0), atol=1e-5)
 
 
