@@ -4,8 +4,8 @@
 
 The first table holds a method's training under its trainer against the same mathematics in a loop written by
 hand (`handwritten.py`), epoch by epoch in turn, in processor seconds of one thread: medians of the images per
-second, the quartiles of the ratio, and the ratio of a peer. The second one compares parts of the library. Times
-differ between machines and days; the ratios are what to watch.
+second, and medians and quartiles of the ratios. The second table compares parts of the library. Times differ
+between machines and days; the ratios are what to watch.
 """
 
 import argparse
@@ -199,12 +199,12 @@ class InTurn(Callback):
         self.seconds: dict[str, list[float]] = {"zoo": [], **{name: [] for name in others}}
         self.began: float | None = None
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, _: Any) -> None:
         """The first epoch warms up, and is not counted."""
         if trainer.current_epoch == 1:
             self.began = time.process_time()
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, *_: Any) -> None:
         """The trainer's epoch ends with what it does between two of them."""
         if self.began is not None:
             self.seconds["zoo"].append(time.process_time() - self.began)
@@ -324,7 +324,7 @@ def loops() -> list[Loop]:
             "GAN, maxout",
             GAN,
             lambda: fake_mnist(20),
-            lambda data, method: handwritten.gan(data, method),  # pyright: ignore[reportArgumentType]
+            handwritten.gan,  # pyright: ignore[reportArgumentType]
         ),
         Loop("GLO", GLO, lambda: fake_mnist(8, 128, binarize="none"), glo_loop),
         Loop(
@@ -417,7 +417,8 @@ def hardware() -> str:
     flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
     bf16 = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags]
     processor = names[0] if names else platform.processor()
-    return f"{processor}, {', '.join(bf16) or 'no bf16 units'}, {os.cpu_count()} cores, torch {torch.__version__}"
+    units = ", ".join(bf16) or "no bf16 units"
+    return f"{processor}, {units}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def show(title: str, columns: dict[str, list[str]]) -> None:

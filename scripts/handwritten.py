@@ -1,13 +1,14 @@
-"""Training loops written by hand in plain torch, each an epoch over the same rows and mathematics as a method.
+"""Training loops written by hand in plain torch, each an epoch of the same batches and mathematics.
 
-A loop gathers and binarises batches from pixels in memory, and descends with fused optimizers. The networks of
-the latent-variable models, the RBM and the autoencoder are written out; convolutional ones are copies of the
-method's own, and GLO's and diffusion's losses are the method's, called without a trainer.
+A loop gathers and binarises batches from pixels in memory, and descends with fused optimizers. The networks
+of the latent-variable models, the RBM and the autoencoder are written out; a GAN's are copies of its own, and
+GLO's and diffusion's losses are the method's, called without a trainer.
 """
 
 import copy
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,11 +43,7 @@ class Autoencoder(nn.Module):
         *sizes, latent = widths
 
         def layers(sizes: list[int], out: int) -> nn.Sequential:
-            hidden = [
-                layer
-                for a, b in zip(sizes, sizes[1:], strict=False)
-                for layer in (nn.Linear(a, b), activation())
-            ]
+            hidden = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), activation())]
             return nn.Sequential(*hidden, nn.Linear(sizes[-1], out))
 
         self.encoder = layers(sizes, 2 * latent)

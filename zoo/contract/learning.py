@@ -59,7 +59,7 @@ class Descent(Method):
         self._joined = max(1, min(most, self._batches_in_epoch // FEWEST_BATCHES))
         return self._joined
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The mean loss of a batch; where it carries several steps, of the last, after the others."""
         if self._joined == 1:
             return self._mean_loss(batch)
