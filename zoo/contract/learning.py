@@ -1,19 +1,31 @@
 """The three ways a method can learn: by one descent, as a game of several players, in closed form."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, Terms
 from zoo.contract.method import Method
 from zoo.randomness import own_stream
 
+FEWEST_BATCHES = 40
+"""Batches of Lightning's in an epoch, for a progress bar to move and a run to be interrupted."""
+
 
 class Descent(Method):
     """Learns by descending one loss."""
+
+    steps_per_batch: ClassVar[int] = 1
+    """Most steps that one batch of Lightning's may carry; 1 for what does something between them."""
+
+    def __init__(self, image_shape: Sequence[int]) -> None:
+        super().__init__(image_shape)
+        self._joined, self._part = 1, 0
 
     @abstractmethod
     def loss(self, batch: Batch) -> Terms:
@@ -26,11 +38,59 @@ class Descent(Method):
         """The parameters that the loss of this epoch moves: all, where a method learns in one phase."""
         return [p for p in self.parameters() if p.requires_grad]
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The mean loss of a batch."""
+    def join_steps(self, data: Any) -> int:
+        """Several, where Lightning's own work between batches counts and nothing in the run listens to it.
+
+        Nothing but the time changes, and the moments at which callbacks hear of batches: all steps see the
+        batches that they would see one by one.
+        """
+        trainer = self.trainer
+        shares = trainer.limit_train_batches, trainer.val_check_interval
+        listened_to = (
+            not isinstance(trainer.strategy, SingleDeviceStrategy),
+            trainer.precision not in ("32-true", "bf16-mixed"),
+            trainer.accumulate_grad_batches > 1 or bool(trainer.gradient_clip_val),
+            trainer.max_steps != -1 or trainer.overfit_batches > 0,
+            not all(isinstance(share, float) and share == 1 for share in shares),
+        )
+        self._batch_size = data.batch_size
+        self._batches_in_epoch = math.ceil(len(data.originals("train")) / data.batch_size)
+        most = 1 if any(listened_to) else self.steps_per_batch
+        self._joined = max(1, min(most, self._batches_in_epoch // FEWEST_BATCHES))
+        return self._joined
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The mean loss of a batch; where it carries several steps, of the last, after the others."""
+        if self._joined == 1:
+            return self._mean_loss(batch)
+        optimizer, loop = self.trainer.optimizers[0], self.trainer.fit_loop.epoch_loop
+        steps = loop.automatic_optimization.optim_progress.optimizer.step
+        loss, num_parts = None, math.ceil(len(batch.row) / self._batch_size)
+        for i, part in enumerate(self.trainer.datamodule.parted(batch)):  # pyright: ignore
+            if loss is not None:
+                optimizer.zero_grad()
+                with torch.autocast(self.device.type, enabled=False):
+                    loss.backward()
+                optimizer.step()
+                steps.increment_ready()
+                steps.increment_completed()
+                loop._batches_that_stepped += 1
+            self._part, self._ahead = i, 1 - (i + 1) / num_parts
+            loss = self._mean_loss(part)
+        assert loss is not None
+        return loss
+
+    def _mean_loss(self, batch: Batch) -> Tensor:
         terms = self.loss(batch)
-        self.log_terms("train", terms, len(batch.x))
-        return terms["loss"].mean()
+        loss = terms["loss"].mean()
+        self.log_terms("train", terms, len(batch.x), loss)
+        return loss
+
+    def _num_batches(self) -> int:
+        if self._joined == 1:
+            return super()._num_batches()
+        loop = self.trainer.fit_loop
+        return self.current_epoch * self._batches_in_epoch + loop.batch_idx * self._joined + self._part
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the terms of a batch, drawn from a stream of its own: looking never changes training."""
@@ -86,9 +146,10 @@ class Game(Method):
             p.requires_grad_(False)
         try:
             terms = loss_fn(*args)
-            self.log_terms("train", {f"{player}_{name}": term for name, term in terms.items()}, 1)
+            loss = terms["loss"].mean()
+            self.log_terms("train", {f"{player}_{name}": term for name, term in terms.items()}, 1, loss)
             optimizer.zero_grad()
-            self.manual_backward(terms["loss"].mean())
+            self.manual_backward(loss)
             if clip is not None:
                 self.clip_gradients(
                     optimizer.optimizer, gradient_clip_val=clip, gradient_clip_algorithm="norm"

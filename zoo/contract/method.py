@@ -1,5 +1,6 @@
 """A method: what every generative model here is, whatever it learns by."""
 
+import math
 import time
 from abc import ABC
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from zoo.contract.batch import Batch, PixelKind, Terms
+from zoo.contract.gathered import Gathered
 from zoo.errors import NonFiniteError, require
 from zoo.randomness import mix
 
 CHECK_EVERY = 50
-"""Batches between two looks at whether the terms are finite on an accelerator, where a look has to wait."""
+"""Batches between two looks at the terms, which may have to wait for the device."""
 
 
 class Method(LightningModule, ABC):
@@ -46,7 +48,9 @@ class Method(LightningModule, ABC):
         self.stream_seed: int | None = None
         self.train_seconds = 0.0
         self._began = 0.0
-        self._finite: list[tuple[int, tuple[str, ...], Tensor]] = []
+        self._ahead = 0.0
+        """Share of Lightning's batch whose steps are still to come."""
+        self._gathered = {"train": Gathered(), "val": Gathered()}
 
     @property
     def accepts(self) -> tuple[PixelKind, ...]:
@@ -77,7 +81,7 @@ class Method(LightningModule, ABC):
         if self._trainer is None:
             return 0.0
         loop = self._trainer.fit_loop
-        return loop.epoch_loop.batch_progress.total.ready / max(1, loop.max_batches)
+        return (loop.epoch_loop.batch_progress.total.ready - self._ahead) / max(1, loop.max_batches)
 
     def setup(self, stage: str) -> None:
         """Tell DDP how to share the method; refuse unsuitable data, and start a fit from suitable ones."""
@@ -88,7 +92,12 @@ class Method(LightningModule, ABC):
         if data is not None:
             self.refuse_unsuitable(data)
             if stage == "fit":
+                data.steps_per_batch = self.join_steps(data)
                 self.start_from(data)
+
+    def join_steps(self, data: Any) -> int:
+        """How many batches of a data module Lightning is given at once: 1, but for what splits them again."""
+        return 1
 
     def start_from(self, data: Any) -> None:
         """Take up what the method's start needs of the training images, on every process alike.
@@ -125,14 +134,26 @@ class Method(LightningModule, ABC):
 
     def on_train_epoch_start(self) -> None:
         """Start this epoch's random stream, so that a run resumed at an epoch's end repeats it exactly."""
+        self._gathered["train"].clear()
         torch.manual_seed(mix(self.stream_seed or 0, self.current_epoch, self.global_rank))
 
     def on_train_epoch_end(self) -> None:
-        """Look at the last batches' terms before anything is saved."""
-        self._stop_if_not_finite()
+        """Look at the last batches' terms before anything is saved, and log the epoch's."""
+        self._look("train")
+        self._log_gathered("train")
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget a validation that was broken off."""
+        self._gathered["val"].clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the terms of all batches."""
+        self._look("val")
+        self._log_gathered("val")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random streams' seed, the seconds of training and every process's own buffers."""
+        self._look("train")
         if self.trainer.world_size > 1:
             own = {name: self.get_buffer(name) for name in self.per_process}
             checkpoint["per_process"] = self.all_gather(own)
@@ -145,42 +166,56 @@ class Method(LightningModule, ABC):
             checkpoint["state_dict"][name] = buffers[self.global_rank % len(buffers)]
         self.stream_seed, self.train_seconds = checkpoint["stream_seed"], checkpoint["train_seconds"]
 
-    def log_terms(self, stage: str, terms: Terms, batch_size: int) -> None:
-        """Log the mean of every term as `stage/name`; stop the run at a training term that is not finite.
+    def log_terms(
+        self, stage: Literal["train", "val"], terms: Terms, batch_size: int, loss: Tensor | None = None
+    ) -> None:
+        """Gather the terms of a batch: at the epoch's end the mean of each over images is `stage/name`.
+
+        A training loss that is not finite stops the run before the weights are touched where a look costs
+        nothing, on the CPU. Every other term is looked at after some batches: at most `CHECK_EVERY`, and
+        before a checkpoint is written or the epoch ends.
+
+        Args:
+            stage: `train` or `val`.
+            terms: Each [B] or [].
+            batch_size: The batch's weight in the mean.
+            loss: The mean that is descended, if one is.
 
         Raises:
-            NonFiniteError: Naming the batch, the term and its value.
+            NonFiniteError: Naming the batch, the training terms that are not finite and their values.
         """
-        means = {name: term.detach().float().mean() for name, term in terms.items()}
-        if stage == "train":
-            self._finite.append(
-                (self.trainer.fit_loop.total_batch_idx, tuple(means), torch.stack([*means.values()]))
-            )
-            if self.device.type == "cpu" or len(self._finite) >= CHECK_EVERY:
-                self._stop_if_not_finite()
-        for name, mean in means.items():
+        gathered = self._gathered[stage]
+        gathered.add(self._num_batches(), terms, batch_size)
+        on_cpu = loss is not None and loss.device.type == "cpu"
+        broken = on_cpu and not math.isfinite(loss.detach())
+        if broken or gathered.num_waiting >= CHECK_EVERY:
+            self._look(stage)
+
+    def _num_batches(self) -> int:
+        """Batches before this one, over all epochs."""
+        return self.trainer.fit_loop.total_batch_idx
+
+    def last_term(self) -> dict[str, float]:
+        """What a progress bar shows of the last training batch, by key."""
+        value = self._gathered["train"].last(self.progress)
+        return {} if value is None else {f"train/{self.progress}": value}
+
+    def _look(self, stage: Literal["train", "val"]) -> None:
+        bad = self._gathered[stage].settle()
+        if bad and stage == "train":
+            raise NonFiniteError(f"training stopped: {bad} (epoch {self.current_epoch})")
+
+    def _log_gathered(self, stage: Literal["train", "val"]) -> None:
+        for name, mean, weight in self._gathered[stage].means():
             self.log(
                 f"{stage}/{name}",
                 mean,
                 on_step=False,
                 on_epoch=True,
-                batch_size=batch_size,
+                batch_size=weight,
                 prog_bar=name == self.progress,
                 sync_dist=stage != "train",
             )
-
-    def _stop_if_not_finite(self) -> None:
-        pending, self._finite = self._finite, []
-        if not pending or bool(torch.stack([values.sum() for _, _, values in pending]).isfinite().all()):
-            return
-        for step, names, values in pending:
-            bad = [
-                f"{n} = {v}" for n, v in zip(names, values.tolist(), strict=True) if not abs(v) < float("inf")
-            ]
-            if bad:
-                raise NonFiniteError(
-                    f"training stopped: {', '.join(bad)} at batch {step} (epoch {self.current_epoch})"
-                )
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Nothing: `evaluation.Evaluator` scores the batch by asking what the method can do."""

@@ -146,6 +146,8 @@ class ImageData(LightningDataModule, ABC):
         self.subset, self.num_validation = subset, 0 if whole else num_validation
         self.batch_size, self.draw_seed = batch_size, draw_seed
         self.shrink, self.whole, self.labelled, self.bag_size = shrink, whole, labelled, bag_size
+        self.steps_per_batch = 1
+        """Batches that a training loader yields as one: the method that fits sets it, and splits them."""
         self._splits: dict[str, Pixels] = {}
         self._originals: dict[str, Tensor] = {}
         self._labels: dict[str, Tensor] = {}
@@ -363,9 +365,14 @@ class ImageData(LightningDataModule, ABC):
             x = x.float() / 255
         return Batch(x, kept.y[rows.row], rows.row)
 
-    def on_after_batch_transfer(self, batch: Rows, dataloader_idx: int) -> Batch:
-        """Turn row numbers into images."""
-        return self.batch(batch)
+    def on_after_batch_transfer(self, batch: Rows, dataloader_idx: int) -> Batch | Rows:
+        """Turn row numbers into images; those of several batches wait for `parted`."""
+        return batch if self.steps_per_batch > 1 and batch.split == "train" else self.batch(batch)
+
+    def parted(self, rows: Rows) -> Iterator[Batch]:
+        """The batches of rows that a training loader yielded as one, each drawn when it is asked for."""
+        for part in rows.row.split(self.batch_size):
+            yield self.batch(Rows(rows.split, part))
 
     def state_dict(self) -> dict[str, Any]:
         """The seed of the order of training images; part of a checkpoint."""
@@ -377,7 +384,7 @@ class ImageData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled rows; the order is a function of the seed of the run and the epoch."""
-        return self._loader("train", self.batch_size)
+        return self._loader("train", self.batch_size * self.steps_per_batch)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Rows in order; no loader where `num_validation` is 0."""

@@ -1,10 +1,55 @@
-"""What torch.optim lacks."""
+"""Optimizers, fused into one kernel where the device has it, and what torch.optim lacks."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+FUSED_ON = ("cpu", "cuda", "mps", "xpu")
+"""Devices on which torch 2.13 fuses Adam and gradient descent."""
+
+Made = TypeVar("Made", bound=torch.optim.Optimizer)
+Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]
+"""Parameters, or groups of them with settings of their own, as torch.optim has them."""
+
+
+def fused(choice: type[Made], params: Parameters, **settings: Any) -> Made:
+    """An optimizer that updates all parameters in one kernel if they are real numbers on a device with it.
+
+    Scaled gradients (`precision: 16-mixed`) are unscaled before the step and not in it, so that they can be
+    clipped.
+
+    Args:
+        choice: Adam, SGD, or what inherits from them.
+        params: The parameters.
+        settings: Passed on.
+    """
+    given: list[Any] = list(params)
+    listed = [group | {"params": list(group["params"])} for group in given if isinstance(group, dict)]
+    groups = listed or [{"params": given}]
+    tensors = [p for group in groups for p in group["params"]]
+    able = all(p.device.type in FUSED_ON and p.is_floating_point() for p in tensors)
+    optimizer = choice(groups, fused=able, **settings)
+    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+    return optimizer
+
+
+def adam(
+    params: Parameters, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> torch.optim.Adam:
+    """Adam (Kingma, Ba 2015)."""
+    return fused(torch.optim.Adam, params, lr=lr, betas=betas, eps=eps)
+
+
+def sgd(params: Parameters, lr: float, momentum: float = 0.0) -> torch.optim.SGD:
+    """Gradient descent with momentum; not for sparse gradients."""
+    return fused(torch.optim.SGD, params, lr=lr, momentum=momentum)
+
+
+def lazy_adam(params: Parameters, lr: float) -> "LazyAdam":
+    """Adam that leaves the rows without a gradient alone."""
+    return fused(LazyAdam, params, lr=lr)
 
 
 class LazyAdam(torch.optim.Adam):

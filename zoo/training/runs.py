@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from zoo.contract.method import Method
 from zoo.files import atomic, write_bytes
 
 LAST, BEST, CONFIG = "last.ckpt", "best.ckpt", "config.yaml"
@@ -95,17 +96,20 @@ class Progress(RichProgressBar):
     drawn = 0.0
 
     def refresh(self, hard: bool = False) -> None:
-        """Draw if it must be or if it is time to."""
+        """Read the metrics and draw if it must be or if it is time to."""
         now = time.monotonic()
         if hard or now - self.drawn >= self.INTERVAL:
             self.drawn = now
+            super()._update_metrics(self.trainer, self.trainer.lightning_module)
             super().refresh(hard)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands at the end of the bar."""
-        return {
-            key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"
-        }
+    def _update_metrics(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: they are read when the bar is drawn."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: Method) -> dict[str, Any]:  # pyright: ignore
+        """What stands at the end of the bar: metrics of the last epoch, a term of the last batch."""
+        metrics = super().get_metrics(trainer, pl_module) | pl_module.last_term()
+        return {key: value for key, value in metrics.items() if key != "v_num"}
 
 
 def _new_folder(parent: Path) -> Path:

@@ -34,6 +34,7 @@ from zoo.parts.networks.convolutional import (
     normalise_spectrally,
     start_dcgan,
 )
+from zoo.parts.optimizers import adam, sgd
 from zoo.parts.schedules import warm_up
 from zoo.randomness import drawing_from
 
@@ -220,9 +221,9 @@ class GAN(Game, Samples, Decodes):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """One optimizer per player."""
         return [
-            torch.optim.Adam(net.parameters(), self.rates[name], self.adam_betas)
+            adam(net.parameters(), self.rates[name], self.adam_betas)
             if self.optimizer == "adam"
-            else torch.optim.SGD(net.parameters(), self.rates[name], self.momentum)
+            else sgd(net.parameters(), self.rates[name], self.momentum)
             for name, net in self.players().items()
         ]
 

@@ -36,6 +36,7 @@ from zoo.parts.corruption import Corruption, process
 from zoo.parts.distributions.bits import bernoulli
 from zoo.parts.distributions.pixels import gaussian_pixels
 from zoo.parts.networks.dense import TwoWay
+from zoo.parts.optimizers import adam, sgd
 from zoo.parts.schedules import Schedule, phase, scheduled
 from zoo.randomness import drawing_from
 
@@ -231,6 +232,6 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
 
     def configure_optimizers(self) -> dict:
         """The optimizer, its step size set at the start of each epoch."""
-        choice = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[self.optimizer_name]
-        optimizer = choice(self.parameters(), lr=self.lr)
+        choice = {"sgd": sgd, "adam": adam}[self.optimizer_name]
+        optimizer = choice(self.parameters(), self.lr)
         return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final / self.lr)

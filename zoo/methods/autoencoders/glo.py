@@ -36,7 +36,7 @@ from zoo.parts.distributions.mixture import GaussianMixture
 from zoo.parts.estimators import psnr
 from zoo.parts.networks.average import evaluated
 from zoo.parts.networks.convolutional import ConvDecoder, halvings, start_dcgan
-from zoo.parts.optimizers import LazyAdam
+from zoo.parts.optimizers import lazy_adam
 from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
 
@@ -227,7 +227,7 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
         """One optimizer of generator and codes, each with its step size, set at the start of each epoch."""
         if self.codes is None:
             raise UsageError("GLO learns one code per training image: fit it with a datamodule")
-        choice = {"adam": LazyAdam, "sgd": torch.optim.SGD}[self.optimizer_name]
+        choice = {"adam": lazy_adam, "sgd": torch.optim.SGD}[self.optimizer_name]
         codes = {"params": [self.codes], "lr": self.code_lr}
         optimizer = choice([{"params": self.generator.parameters()}, codes], lr=self.lr)
         return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final_share)

@@ -38,6 +38,7 @@ from zoo.methods.chains.shared.products import Change, Kernel, with_gaussian, wi
 from zoo.parts.networks.average import Average
 from zoo.parts.networks.convolutional import halvings
 from zoo.parts.networks.unet import UNet
+from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
 
 FEWEST_STEPS = 2
@@ -242,6 +243,6 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer, its step size set at the start of each epoch."""
-        choice = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[self.optimizer_name]
+        choice = {"adam": adam, "rmsprop": torch.optim.RMSprop}[self.optimizer_name]
         optimizer = choice(self.chain.parameters(), lr=self.lr)
         return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final_share)

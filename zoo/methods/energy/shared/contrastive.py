@@ -11,6 +11,7 @@ from torch import nn
 
 from zoo.contract import Descent
 from zoo.errors import at_least, positive, require
+from zoo.parts.optimizers import sgd
 from zoo.parts.schedules import falling
 
 FIRST_WEIGHTS = 0.01
@@ -80,7 +81,7 @@ class Contrastive(Descent):
             {"params": [p for p in self.parameters() if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in self.parameters() if p.ndim == 1], "weight_decay": 0.0},
         ]
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+        return sgd(groups, self.lr, self.momentum)
 
     def on_train_epoch_start(self) -> None:
         """Set the epoch's step size and momentum."""

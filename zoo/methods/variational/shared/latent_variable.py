@@ -27,6 +27,7 @@ from zoo.contract import (
 from zoo.errors import at_least, positive
 from zoo.parts.distributions.pixels import PixelHead
 from zoo.parts.estimators import importance_bound
+from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
 
@@ -51,6 +52,7 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
     side = Side.LOWER
     monitor = ("val/elbo", "max")
     progress = "elbo"
+    steps_per_batch = 10
     pixels: PixelHead
     """The last module of the decoder: features to p(x|z)."""
 
@@ -133,5 +135,5 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
 
     def configure_optimizers(self) -> dict:
         """Adam, its step size set at the start of each epoch."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, eps=self.adam_eps)
+        optimizer = adam(self.parameters(), self.lr, eps=self.adam_eps)
         return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final / self.lr)
