@@ -6,4 +6,4 @@ ruff check .
 ruff check --isolated --select PLR2004 zoo/methods/  # a method's numbers stand in its signature or have a name
 ruff format --check .
 pyright
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup "$@"
+OMP_NUM_THREADS=1 python -m pytest -n 2 --maxschedchunk 1 "$@"
