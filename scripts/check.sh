@@ -7,4 +7,4 @@ ruff check --isolated --select PLR2004 zoo/methods/  # a method's numbers stand 
 ruff format --check .
 lint-imports --no-cache
 pyright
-OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup "$@"
+OMP_NUM_THREADS=1 python -m pytest -n 2 --maxschedchunk 1 "$@"

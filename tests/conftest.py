@@ -6,19 +6,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import fcntl
 import shutil
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-SHARED = ("two_processes", "digits_run", "loaded", "trained")
-"""Fixtures that cost seconds: the tests that share one run on one worker (`--dist loadgroup`)."""
 
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out what this machine cannot run; the long ones first, and together what shares its set-up."""
+    """Leave out what this machine cannot run (data, devices, packages), and start with the long ones."""
     import torch
 
     missing = set() if os.environ.get("ZOO_DATA") else {"data"}
@@ -30,19 +28,45 @@ def pytest_collection_modifyitems(config, items):
     if out:
         config.hook.pytest_deselected(items=out)
         items[:] = [item for item in items if item not in out]
-    for item in items:
-        for name in SHARED:
-            if name in item.fixturenames:
-                item.add_marker(pytest.mark.xdist_group(name))
-                break
     items.sort(key=lambda item: not {"slow", "hub"} & {mark.name for mark in item.iter_markers()})
 
 
+@pytest.fixture(scope="session")
+def commons(tmp_path_factory) -> Path:
+    """A folder that all workers of this session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def cache(commons) -> Path:
+    """The cache of this session."""
+    return commons / "cache"
+
+
+@pytest.fixture(scope="session")
+def once(commons):
+    """A folder that is filled once, by the worker that asks first: (name, what fills it) -> the folder."""
+
+    def call(name: str, work: Callable[[Path], None]) -> Path:
+        folder, made = commons / name, commons / f"{name}.made"
+        with (commons / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                work(folder)
+                made.touch()
+        return folder
+
+    return call
+
+
 @pytest.fixture(autouse=True)
-def _quiet_and_seeded(tmp_path_factory, monkeypatch):
+def _quiet_and_seeded(cache, monkeypatch):
     import torch
 
-    monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("ZOO_CACHE", str(cache))
     torch.manual_seed(0)
 
 
@@ -54,12 +78,6 @@ def digits():
     data = Digits(batch_size=50)
     data.setup()
     return data
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """The cache of this session."""
-    return tmp_path_factory.getbasetemp() / "cache"
 
 
 @pytest.fixture(scope="session")
@@ -109,14 +127,15 @@ class TwoProcesses:
 
 
 @pytest.fixture(scope="session")
-def two_processes(tmp_path_factory) -> TwoProcesses:
+def two_processes(once) -> TwoProcesses:
     """All that is checked on two processes, run once in one pair of them."""
     from support import TESTS, child
 
-    folder = tmp_path_factory.mktemp("two")
-    result = child(str(TESTS / "two_processes.py"), str(folder), cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return TwoProcesses(folder)
+    def work(folder: Path) -> None:
+        result = child(str(TESTS / "two_processes.py"), str(folder), cwd=folder)
+        assert result.returncode == 0, result.stderr
+
+    return TwoProcesses(once("two", work))
 
 
 @pytest.fixture(scope="session")

@@ -114,12 +114,16 @@ def test_wandb_offline_by_one_flag(zoo_cli, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> set[str]:
+def loaded(once) -> set[str]:
     """Every module that a fit has imported in a process of its own, the parser of the light verbs too."""
     script = f"import sys, zoo.cli.light; from zoo.cli.main import main\nmain({FIT!r})\nprint(*sys.modules)"
-    result = child("-c", script, cwd=tmp_path_factory.mktemp("loaded"))
-    assert result.returncode == 0, result.stderr
-    return set(result.stdout.splitlines()[-1].split())
+
+    def work(folder):
+        result = child("-c", script, cwd=folder)
+        assert result.returncode == 0, result.stderr
+        (folder / "modules.txt").write_text(result.stdout.splitlines()[-1])
+
+    return set((once("loaded", work) / "modules.txt").read_text().split())
 
 
 def test_wandb_is_not_imported_unless_asked(loaded):

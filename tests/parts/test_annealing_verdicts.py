@@ -99,10 +99,15 @@ def test_an_exact_log_z_needs_no_pilot():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(once, cache):
     """An RBM with 12 hidden units after 4000 persistent updates on binarised MNIST."""
+    folder = once("trained", lambda folder: torch.save(learnt(cache), folder / "pair.pt"))
+    return BinaryPair(*torch.load(folder / "pair.pt"))
+
+
+def learnt(cache):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setenv("ZOO_CACHE", str(cache))
         data = MNIST(binarize="fixed")
         x, mean = data.split("train").x.flatten(1), data.mean_image()
     torch.manual_seed(0)
@@ -121,7 +126,7 @@ def trained(tmp_path_factory):
     pair = BinaryPair(w, b, c, base)
     log_p = pair.log_density(pair.place(x[:1000]), 1.0).mean() - log_partition(pair, 2, 1).log_z
     assert log_p > -165  # base rates alone give -206
-    return pair
+    return w, b, c, base
 
 
 def annealed(pair):
