@@ -41,6 +41,7 @@ def mirror(tmp_path, monkeypatch) -> Path:
     root = tmp_path / "mirror"
     write_hub_layout(root)
     monkeypatch.setenv("ZOO_DATA", str(root))
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     return root
 
 
