@@ -165,7 +165,7 @@ def gan(data: ImageData, method: GAN) -> Epoch:
             loss.mean().backward()
             two.step()
             discriminator.requires_grad_(True)
-            torch._foreach_lerp_(average, [p.detach() for p in generator.parameters()], 0.001)
+            torch._foreach_lerp_(average, list(map(Tensor.detach, generator.parameters())), 0.001)  # pyright: ignore
 
     return epoch
 

@@ -13,7 +13,7 @@ class UsageError(ValueError):
 
 
 class NonFiniteError(ArithmeticError):
-    """A training term became NaN or infinite; the run stops before the weights are touched."""
+    """A training term became NaN or infinite; the run stops before a checkpoint is written."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -50,7 +50,7 @@ class Descent(Method):
             not isinstance(trainer.strategy, SingleDeviceStrategy),
             trainer.precision not in ("32-true", "bf16-mixed"),
             trainer.accumulate_grad_batches > 1 or bool(trainer.gradient_clip_val),
-            trainer.max_steps != -1 or trainer.overfit_batches > 0,
+            trainer.max_steps != -1,
             not all(isinstance(share, float) and share == 1 for share in shares),
         )
         self._batch_size = data.batch_size

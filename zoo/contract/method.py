@@ -186,8 +186,8 @@ class Method(LightningModule, ABC):
         """
         gathered = self._gathered[stage]
         gathered.add(self._num_batches(), terms, batch_size)
-        on_cpu = loss is not None and loss.device.type == "cpu"
-        broken = on_cpu and not math.isfinite(loss.detach())
+        seen = loss is not None and loss.device.type == "cpu"
+        broken = seen and not math.isfinite(loss.detach())  # pyright: ignore[reportOptionalMemberAccess]
         if broken or gathered.num_waiting >= CHECK_EVERY:
             self._look(stage)
 
