@@ -30,7 +30,7 @@ def fused(choice: type[Made], params: Parameters, **settings: Any) -> Made:
     groups = listed or [{"params": given}]
     tensors = [p for group in groups for p in group["params"]]
     able = all(p.device.type in FUSED_ON and p.is_floating_point() for p in tensors)
-    optimizer = choice(groups, **settings, fused=able)
+    optimizer = choice(groups, fused=able, **settings)  # pyright: ignore[reportCallIssue]
     optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
     return optimizer
 
