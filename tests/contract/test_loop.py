@@ -4,10 +4,9 @@ import math
 
 import pytest
 import torch
-from conftest import suited_digits, tiny
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_contract import MeanByDescent, trainer
+from support import MeanByDescent, suited_digits, tiny, trainer
 from torch import nn
 
 from zoo.contract import learning

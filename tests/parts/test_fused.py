@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from conftest import suited_digits, tiny
 from lightning.pytorch import Callback
-from test_contract import MatchingMeans, trainer
+from support import MatchingMeans, suited_digits, tiny, trainer
 from torch import nn
 
 from zoo.data.sets import Digits
