@@ -129,6 +129,7 @@ def test_no_two_classes_or_constants_of_the_ground_share_a_name():
                 n.id for target in targets if target for n in ast.walk(target) if isinstance(n, ast.Name)
             }
             names |= {node.name} if isinstance(node, ast.ClassDef) else set()
+            names = {n for n in names if not n.startswith("_")}
             for found in names:
                 places[found].add(path.name)
     assert {found for found, where in places.items() if len(where) > 1} == set()

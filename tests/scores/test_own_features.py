@@ -93,7 +93,7 @@ def test_the_line_of_a_skipped_metric_is_the_command_that_mends_it(data, capsys)
     assert not after.skipped
     for key in ("kid", "inception_score", "class_distance"):
         number = after.numbers[f"test/{key}"]
-        assert re.search(rf"{NAME}$", number.protocol)
+        assert re.search(rf"{NAME}$", number.protocol.how)
         assert f"test/{key}" in after.floors["train"]
         assert f"test/{key}" in after.floors["independent_pixels"]
     assert after.numbers["test/inception_score"].unit == "classes, of 3"

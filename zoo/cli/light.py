@@ -63,9 +63,12 @@ def run(argv: list[str]) -> None:
 
 def _add_options_of_data(parser: Any, words: list[str]) -> None:
     """The arguments of the data set that is named, as options."""
+    classes = [word for word in words if word[:1].isupper()]
+    if not classes:
+        return
     from zoo.data.sets import DATA
 
-    named = next((word for word in words if word in DATA), None)
+    named = next((word for word in classes if word in DATA), None)
     if named is not None:
         parser.add_class_arguments(DATA[named], as_group=False)
 

@@ -43,8 +43,22 @@ def adam(
 
 
 def sgd(params: Parameters, lr: float, momentum: float = 0.0) -> torch.optim.SGD:
-    """Gradient descent with momentum; not for sparse gradients."""
-    return fused(torch.optim.SGD, params, lr=lr, momentum=momentum)
+    """Gradient descent with momentum; not for sparse gradients.
+
+    Every parameter has its momentum from the start, at zero: torch's kernel wants those of all parameters or of
+    none, and a method that learns in phases would come to it with some.
+    """
+    optimizer = fused(torch.optim.SGD, params, lr=lr, momentum=momentum)
+    _at_rest(optimizer)
+    optimizer.register_load_state_dict_post_hook(_at_rest)
+    return optimizer
+
+
+def _at_rest(optimizer: torch.optim.Optimizer) -> None:
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if optimizer.state[p].get("momentum_buffer") is None:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def lazy_adam(params: Parameters, lr: float) -> "LazyAdam":
