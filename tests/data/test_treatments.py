@@ -11,9 +11,8 @@ from support import tiny
 from zoo.data import Digits, Rows, SwissRoll, from_recipe
 from zoo.data.treatments import bags, balanced, shrunk
 from zoo.errors import UsageError
-from zoo.leaderboard.table import DIRECTIONS
 from zoo.scores.evaluation import Evaluator
-from zoo.scores.sections import likelihood
+from zoo.scores.sections import MEASURES, likelihood
 
 TREATED = [
     ({"binarize": "pseudo"}, "digits 1x8x8 1295/143/359, pseudo (grey levels as Bernoulli targets)"),
@@ -159,7 +158,7 @@ def test_a_score_of_pseudo_pixels_has_its_own_name_on_every_row(monkeypatch):
     }
     assert {pseudo[f"test/bernoulli_{name}"].side.value for name in ("score", "elbo", "ais")} == {"~"}
     assert all("pseudo (grey levels as Bernoulli targets)" in number.protocol for number in pseudo.values())
-    assert DIRECTIONS["bernoulli_score"]
+    assert MEASURES["bernoulli_score"].better == "higher"
 
 
 @pytest.mark.usefixtures("_in")

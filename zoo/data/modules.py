@@ -352,11 +352,12 @@ class ImageData(LightningDataModule, ABC):
         kept = self._splits[rows.split]
         if kept.x.device != rows.row.device:
             kept = self._splits[rows.split] = Pixels(kept.x.to(rows.row.device), kept.y.to(rows.row.device))
-        x = kept.x[rows.row]
+        x = kept.x.index_select(0, rows.row)
         if x.dtype != torch.uint8:
             pass
         elif self.binarize == "dynamic" and rows.split == "train":
-            x = (torch.rand(x.shape, device=x.device) * 255 < x).float()
+            noise = torch.rand(x.shape, device=x.device).mul_(255)
+            x = torch.lt(noise, x.float(), out=noise)
         elif not self._grey(rows.split):
             x = x.float()
         elif self.dequantize:

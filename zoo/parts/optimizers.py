@@ -45,8 +45,8 @@ def adam(
 def sgd(params: Parameters, lr: float, momentum: float = 0.0) -> torch.optim.SGD:
     """Gradient descent with momentum; not for sparse gradients.
 
-    Every parameter has its momentum from the start, at zero: torch's kernel wants those of all parameters or of
-    none, and a method that learns in phases would come to it with some.
+    Every parameter has its momentum from the start, at zero: torch's kernel wants those of all parameters or
+    of none, and a method that learns in phases would come to it with some.
     """
     optimizer = fused(torch.optim.SGD, params, lr=lr, momentum=momentum)
     _at_rest(optimizer)
