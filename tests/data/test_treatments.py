@@ -157,7 +157,9 @@ def test_a_score_of_pseudo_pixels_has_its_own_name_on_every_row(monkeypatch):
         "reconstruction_psnr",
     }
     assert {pseudo[f"test/bernoulli_{name}"].side.value for name in ("score", "elbo", "ais")} == {"~"}
-    assert all("pseudo (grey levels as Bernoulli targets)" in number.protocol for number in pseudo.values())
+    assert all(
+        "pseudo (grey levels as Bernoulli targets)" in str(number.protocol) for number in pseudo.values()
+    )
     assert MEASURES["bernoulli_score"].better == "higher"
 
 
@@ -213,7 +215,7 @@ def test_probes_read_all_labels_whatever_the_method_was_shown():
         scored(data, ["codes", "clusters"], tiny("VAE")).numbers for data in (Digits(labelled=10), Digits())
     )
     assert {key: number.value for key, number in few.items()} == {key: n.value for key, n in all_.items()}
-    assert all(", 10 labels, seed 0" in number.protocol for number in few.values())
+    assert all(", 10 labels, seed 0" in str(number.protocol) for number in few.values())
 
 
 # --- whole
@@ -234,7 +236,7 @@ def test_whole_trains_and_tests_on_all_images_in_their_order():
 def test_rows_of_whole_data_never_stand_among_held_out_ones():
     data = Digits(whole=True, binarize="none")
     results = scored(data, ["fid", "codes", "reconstruction", "clusters"], tiny("PCA"))
-    assert all("digits 1x8x8 whole" in number.protocol for number in results.numbers.values())
+    assert all("digits 1x8x8 whole" in str(number.protocol) for number in results.numbers.values())
     assert "test/nmi" in results.numbers
     line = "probes need images that no one has trained on, the data are whole"
     assert results.skipped == {"codes": line}
