@@ -205,8 +205,8 @@ def test_score_of_a_name_in_the_zoo_is_never_the_guests(there):
     assert class_named(f"{PACKAGE}.vae.VAE", [kind]) is kind
     assert class_named(f"{PACKAGE}.vae.VAE") is None
     assert class_name(zoo.VAE) == "VAE"
-    del kind, sys.modules[f"{PACKAGE}.vae"]  # two classes of a name would trouble whoever names it in short
-    gc.collect()
+    del kind, sys.modules[f"{PACKAGE}.vae"], sys.modules[PACKAGE].vae
+    gc.collect()  # two classes of one name would trouble whoever names it in short
 
 
 def test_the_leaderboard_takes_runs_folders_and_slugs_and_calls_them_apart(there, tmp_path, capsys):
