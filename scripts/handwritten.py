@@ -23,9 +23,13 @@ Epoch = Callable[[], None]
 
 
 def binary_batches(data: ImageData) -> Iterator[Tensor]:
-    """Shuffled images [B, D], drawn from their grey levels."""
+    """Shuffled images [B, D], drawn from their grey levels at every visit, or once and for all."""
     x = data.originals("train").flatten(1)
+    bits = data.split("train").x.flatten(1) if data.binarize == "fixed" else None
     for rows in torch.randperm(len(x)).split(data.batch_size):
+        if bits is not None:
+            yield bits[rows]
+            continue
         grey = x[rows]
         yield (torch.rand(grey.shape) * 255 < grey).float()
 

@@ -152,12 +152,17 @@ class RBM(Contrastive, Emits, Normalises, Repairs, Encodes, Decodes, Reconstruct
         return self.pixels.energy(v) - softplus(self.drive(v)).sum(1)
 
     @torch.no_grad()
-    def gibbs(self, v: Tensor, num_steps: int, weight: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Units [B, D] after steps h ~ p(h|v), v ~ p(v|h), and the natural parameters of the last p(v|h)."""
+    def gibbs(
+        self, v: Tensor, num_steps: int, weight: Tensor, b: Tensor, c: Tensor, drive: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Units [B, D] after steps h ~ p(h|v), v ~ p(v|h), and the natural parameters of the last p(v|h).
+
+        Where the logits `drive` of the first p(h|v) are known, they are not computed again.
+        """
         m = v
         for _ in range(num_steps):
-            h = draw_bits(torch.addmm(b, v, weight).to(b))  # equation 7
-            m = torch.addmm(c, h, weight.T).to(c)
+            h = draw_bits(torch.addmm(b, v, weight).to(b) if drive is None else drive)  # equation 7
+            drive, m = None, torch.addmm(c, h, weight.T).to(c)
             v = self.pixels.draw(m)  # equation 8: p(v = 1|h) = sigmoid(m), or N(m, 1)
         return v, m
 
@@ -173,8 +178,9 @@ class RBM(Contrastive, Emits, Normalises, Repairs, Encodes, Decodes, Reconstruct
         The gradient in W is -(<vh>_data - <vh>_model), with the means of h at both ends.
         """
         v = self.pixels.code(batch.x)
-        v_model = self.chains if self.persistent else self.gibbs(v, self.num_steps, *self.theta)[0]
         drive = self.drive(v)
+        k = self.num_steps
+        v_model = self.chains if self.persistent else self.gibbs(v, k, *self.theta, drive=drive)[0]
         energy = self.pixels.energy(v) - softplus(drive).sum(1)  # F(v)
         energy_model = self.free_energy(v_model).mean()
         with torch.no_grad():
