@@ -136,3 +136,21 @@ def test_each_way_of_learning_on_two_processes(two_processes):
         one, two = learnt[cls.__name__]
         assert one == two
         assert float(one) == pytest.approx(mean, abs=0.02)
+
+
+def test_a_pass_over_images_that_are_not_finite_stops_before_anything_is_solved():
+    method, data = MeanInOnePass(), Digits(binarize="none", batch_size=50)
+    data.setup()
+    kept = data._splits["train"]
+    x = kept.x.float() / 255
+    x[700, 0, 3, 3] = torch.nan
+    data._splits["train"] = type(kept)(x, kept.y)
+    with pytest.raises(NonFiniteError, match="training stopped: total not finite after pass 0"):
+        trainer(max_epochs=1).fit(method, datamodule=data)
+    assert not method.mean.any()
+
+
+def test_a_solution_that_is_not_finite_stops_the_run(monkeypatch):
+    monkeypatch.setattr(MeanInOnePass, "settle", lambda self: {"train/count": self.count / 0})
+    with pytest.raises(NonFiniteError, match="train/count not finite after pass 0"):
+        trainer(max_epochs=1).fit(MeanInOnePass(), datamodule=Digits(binarize="none", batch_size=50))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, Terms
 from zoo.contract.method import Method
+from zoo.errors import NonFiniteError
 from zoo.randomness import own_stream
 
 FEWEST_BATCHES = 40
@@ -218,13 +219,26 @@ class ClosedForm(Method):
         """Nothing: the evaluator scores what was solved."""
 
     def on_train_epoch_end(self) -> None:
-        """Sum the statistics over processes and solve."""
+        """Sum the statistics over processes and solve.
+
+        Raises:
+            NonFiniteError: Naming statistics that are not finite, before the parameters move, or terms.
+        """
         super().on_train_epoch_end()
         with torch.no_grad():
             for statistic in self.statistics():
                 statistic.copy_(self.trainer.strategy.reduce(statistic, reduce_op="sum"))
-            self.log_dict(self.settle(), sync_dist=True)
+            places = {id(statistic) for statistic in self.statistics()}
+            self._stop_unless_finite({n: b for n, b in self.named_buffers() if id(b) in places})
+            terms = self.settle()
+            self._stop_unless_finite(terms)
+            self.log_dict(terms, sync_dist=True)
         # For Lightning a pass is one optimizer step: it saves no checkpoint before the first.
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         steps.increment_ready()
         steps.increment_completed()
+
+    def _stop_unless_finite(self, values: Terms) -> None:
+        bad = ", ".join(name for name, value in values.items() if not value.isfinite().all())
+        if bad:
+            raise NonFiniteError(f"training stopped: {bad} not finite after pass {self.current_epoch}")
