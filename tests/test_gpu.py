@@ -21,7 +21,8 @@ def test_learns_on_the_device_where_its_pixels_live(name, precision, tmp_path):
     before = state(method)
     fitting.fit(method, datamodule=data)
     assert data._splits["train"].x.is_cuda
-    assert any(not torch.equal(before[key], value.cpu()) for key, value in method.state_dict().items())
+    after = method.state_dict()
+    assert any(key not in before or not torch.equal(before[key], after[key].cpu()) for key in after)
     fitting.test(method, datamodule=data, verbose=False)
     assert evaluator.results is not None
     assert evaluator.results.hardware == torch.cuda.get_device_name(0)
@@ -34,5 +35,5 @@ def test_scores_agree_with_the_cpu(name):
         return
     x = Digits().split("test").x[:50]
     here = method.log_prob(x, 2000)
-    there = method.cuda().log_prob(x.cuda(), 2000).cpu()
-    assert (here - there).abs().max() < 0.5
+    difference = here - method.cuda().log_prob(x.cuda(), 2000).cpu()
+    assert difference.mean().abs() < 0.05 + 5 * difference.std() / len(x) ** 0.5
