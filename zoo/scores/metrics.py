@@ -224,8 +224,9 @@ class Neighbourhoods(NamedTuple):
 def neighbourhoods(real: Vectors, fake: Vectors) -> Neighbourhoods:
     """Improved precision and recall, density and coverage; balls are closed and reach the k-th neighbour.
 
-    Standard errors by jackknife over blocks of both sets: without a block of the real images, the balls of
-    the others reach further. All of it comes from one pass over the distances.
+    Standard errors by jackknife over blocks of both sets, from one pass over the distances: without a block
+    of the real images, the balls of the others reach further. Coverage's is up to 1.6 times too large where
+    both sets come from one distribution, elsewhere all are about right.
 
     Raises:
         UsageError: If a set has no more than 6 rows.
@@ -312,17 +313,22 @@ def _least_without_each(distance: Tensor, blocks: int) -> Tensor:
 def _left_out(values: Tensor, without_own: Tensor | None = None) -> Estimate:
     """Mean over points, and its error from leaving out blocks of balls and blocks of points.
 
+    That points are few shows in the spread without each block of balls too, where it would count twice: what
+    the points' differences explain of that spread is taken off.
+
     Args:
         values: Of every point, without each block of balls and, last, with all, [points, blocks + 1].
         without_own: The same without each block of points, [points, blocks]; by default nothing changes.
     """
     values = values.double()
-    whole = values[:, -1:]
+    whole, without_balls = values[:, -1:], values[:, :-1]
     block = _blocks(whole)
     left = (block.unsqueeze(1) != torch.arange(int(block[-1]) + 1, device=block.device)).double()
     without_points = (left * (whole if without_own is None else without_own)).sum(0) / left.sum(0)
-    errors = jackknife(values[:, :-1].mean(0)), jackknife(without_points)
-    return Estimate(float(whole.mean()), math.hypot(*errors))
+    changes = without_balls - without_balls.mean(1, keepdim=True)
+    twice = (1 - 1 / changes.shape[1]) * float(changes.var(0).sum()) / len(changes)
+    of_balls = max(0.0, jackknife(without_balls.mean(0)) ** 2 - twice)
+    return Estimate(float(whole.mean()), math.sqrt(of_balls + jackknife(without_points) ** 2))
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
