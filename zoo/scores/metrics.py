@@ -225,8 +225,8 @@ def neighbourhoods(real: Vectors, fake: Vectors) -> Neighbourhoods:
     """Improved precision and recall, density and coverage; balls are closed and reach the k-th neighbour.
 
     Standard errors by jackknife over blocks of both sets, from one pass over the distances: without a block
-    of the real images, the balls of the others reach further. Coverage's is up to 1.6 times too large where
-    both sets come from one distribution, elsewhere all are about right.
+    of the real images, the balls of the others reach further. Over sets of 359 and 2,000 images they were
+    0.66 to 2.1 times the spread of new ones, least where one ball of an outlier may hold all fakes.
 
     Raises:
         UsageError: If a set has no more than 6 rows.
