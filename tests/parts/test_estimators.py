@@ -21,6 +21,7 @@ from zoo.parts.estimators import (
     importance_bound,
     iwae_bound,
     log_mean_exp,
+    log_sum_of_others,
     pairwise_log_prob,
 )
 
@@ -290,34 +291,39 @@ def test_csl_of_one_state_is_exact():
     found = csl([emission], x)
     torch.testing.assert_close(found.log_prob, emission.log_prob(x).double(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(found.ess, torch.ones(5, dtype=torch.float64))
+    assert (found.without == -math.inf).all()  # no other chain is left
     assert found.num_states == 1
 
 
-def test_csl_is_the_mean_over_steps_and_chains_of_unequal_number():
+def test_csl_is_the_mean_over_steps_and_chains():
     x = pictures(7)
-    all_states = torch.cat([emission.base_dist.logits for emission in emissions((3, 1, 5))])
-    log_p = Independent(Bernoulli(logits=all_states.double()), 3).log_prob(x.double().unsqueeze(1))
-    found = csl(emissions((3, 1, 5)), x)
+    logits = torch.stack([emission.base_dist.logits for emission in emissions((3, 3, 3))])
+    log_p = Independent(Bernoulli(logits=logits.double()), 3).log_prob(x.double()[:, None, None])
+    found = csl(emissions((3, 3, 3)), x)
     assert found.num_states == 9
     assert found.log_prob.dtype == torch.float64
-    torch.testing.assert_close(found.log_prob, log_p.exp().mean(1).log(), rtol=0, atol=1e-6)
-    ess = log_p.exp().sum(1).square() / (2 * log_p).exp().sum(1)
+    torch.testing.assert_close(found.log_prob, log_p.exp().mean((1, 2)).log(), rtol=0, atol=1e-6)
+    ess = log_p.exp().sum((1, 2)).square() / (2 * log_p).exp().sum((1, 2))
     torch.testing.assert_close(found.ess, ess, rtol=1e-5, atol=0)
+    for chain in range(3):
+        others = log_p[:, :, torch.arange(3) != chain].exp().mean((1, 2)).log()
+        torch.testing.assert_close(found.without[chain], others, rtol=0, atol=1e-6)
 
 
 def test_repeated_states_change_neither_csl_nor_its_share_of_states():
     x = pictures(4)
     once, thrice = csl(emissions((6,)), x), csl([*emissions((6,)), *emissions((6,)), *emissions((6,))], x)
     torch.testing.assert_close(thrice.log_prob, once.log_prob)
+    torch.testing.assert_close(thrice.without, once.without)
     torch.testing.assert_close(thrice.ess, 3 * once.ess)
 
 
 @pytest.mark.parametrize("pairs", [1, 25, 1000])
 def test_csl_in_chunks_is_the_same(pairs, monkeypatch):
     x = pictures(23)
-    whole = csl(emissions((5, 8)), x)
+    whole = csl(emissions((5, 5)), x)
     monkeypatch.setattr(estimators, "PAIRS_AT_ONCE", pairs)
-    chunks = csl(emissions((5, 8)), x)
+    chunks = csl(emissions((5, 5)), x)
     torch.testing.assert_close(chunks.log_prob, whole.log_prob, rtol=0, atol=1e-12)
     torch.testing.assert_close(chunks.ess, whole.ess, rtol=1e-12, atol=0)
 
@@ -349,10 +355,21 @@ def test_csl_refuses_what_it_cannot_average():
         csl([Independent(Bernoulli(logits=torch.zeros(4, 1, 3, 2)), 3)], pictures(3))
     with pytest.raises(UsageError, match=r"must be a batch of images \(1, 2, 3\), got \(\) of \(1, 2, 3\)"):
         csl([Independent(Bernoulli(logits=torch.zeros(1, 2, 3)), 3)], pictures(3))
+    with pytest.raises(UsageError, match="emissions must be of 4 chains at every step, got 3"):
+        csl(emissions([4, 3]), pictures(3))
     x = pictures(3)
     x[1] = math.nan
     with pytest.raises(UsageError, match="must not be NaN, got NaN for 1 of 3 images"):
         csl(emissions([4]), x)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_the_log_of_the_sum_of_others_is_that_of_all_but_each(rows):
+    log_w = 400 * torch.randn(rows, 3, dtype=torch.float64)  # subtracting from the sum of all would lose them
+    log_w[0, 0] = -math.inf
+    for row, found in enumerate(log_sum_of_others(log_w)):
+        others = log_w[torch.arange(rows) != row].logsumexp(0)
+        torch.testing.assert_close(found, others, rtol=1e-12, atol=0)
 
 
 class Opaque(Distribution):

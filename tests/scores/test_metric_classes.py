@@ -188,7 +188,7 @@ def test_the_inception_score_needs_fakes_and_no_real_images():
     [
         (FrechetDistance, "FID needs more images than the 128 features, and at least 3, got 2"),
         (KernelDistance, "KID needs at least 3 images on each side, got 2 and 2"),
-        (NeighbourhoodMetrics, "neighbourhoods need more than 5 images on each side, got 2"),
+        (NeighbourhoodMetrics, "neighbourhoods need more than 6 images on each side, got 2"),
         (InceptionScore, "the inception score needs at least 10 images, got 2"),
     ],
 )

@@ -3,6 +3,7 @@
 import math
 import resource
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
@@ -73,6 +74,40 @@ def test_chunks_change_nothing(pairs, monkeypatch):
     whole = kernel_log_prob(samples, images, [0.3, 0.7])
     monkeypatch.setattr(module, "KERNELS_AT_ONCE", pairs)
     torch.testing.assert_close(kernel_log_prob(samples, images, [0.3, 0.7]), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("count", "blocks"), [(60, 20), (43, 20), (7, 20), (12, 3)])
+def test_the_error_is_over_the_images_and_a_jackknife_of_blocks_of_samples(count, blocks):
+    samples, validation, test = cloud(count, scale=0.2), cloud(100, scale=0.2), cloud(40, scale=0.2)
+    score = parzen(samples, validation, test, blocks)
+    parts = np.array_split(np.arange(count), min(blocks, count))
+    kept = [samples[np.setdiff1d(np.arange(count), part)] for part in parts]
+    values = [float(brute_force(others, test, score.sigma).mean()) for others in kept]
+    variance = (len(parts) - 1) * np.var(values) + float(score.log_prob.var()) / 40
+    assert score.mean == pytest.approx((float(score.log_prob.mean()), math.sqrt(variance)), rel=1e-9)
+
+
+def test_the_error_is_the_spread_of_new_images_and_new_samples():
+    """Over the images alone it was half of that."""
+    validation = cloud(100, 20, 0.3)
+    found = [parzen(cloud(60, 20, 0.3), validation, cloud(400, 20, 0.3)) for _ in range(60)]
+    values, errors = np.array([score.mean for score in found]).T
+    assert 0.8 < errors.mean() / values.std(ddof=1) < 1.4
+    alone = np.mean([mean_and_error(score.log_prob).error for score in found])
+    assert alone / values.std(ddof=1) < 0.7
+
+
+def test_the_error_of_a_single_sample_cannot_be_told():
+    assert parzen(cloud(1), cloud(100), cloud(5)).mean.error == math.inf
+
+
+def test_a_block_far_from_the_others_is_left_out_exactly():
+    """Its kernels are all of the mass: what is left without it would vanish in a difference."""
+    samples = torch.cat((cloud(5, scale=0.01), cloud(5, scale=0.01, offset=40.0)))
+    validation, test = cloud(100, scale=0.1), cloud(30, scale=0.01)
+    score = parzen(samples, validation, test, 2)
+    values = [float(brute_force(part, test, score.sigma).mean()) for part in samples.split(5)]
+    assert score.mean.error == pytest.approx(abs(values[0] - values[1]) / 2, rel=1e-6)
 
 
 def test_the_order_of_samples_and_of_images_does_not_matter():

@@ -28,6 +28,14 @@ def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
     return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
 
 
+def log_sum_of_others(log_w: Tensor) -> Tensor:
+    """For every row of [n, ...] the log of the sum of exp over all other rows; -inf where there is none."""
+    none = torch.full_like(log_w[:1], -math.inf)
+    before = torch.cat((none, log_w[:-1].logcumsumexp(0)))
+    after = torch.cat((log_w[1:].flip(0).logcumsumexp(0).flip(0), none))
+    return torch.logaddexp(before, after)
+
+
 class Bound(NamedTuple):
     """What K importance samples per image say, each [B], float64, in nats (`ess` in samples)."""
 
@@ -193,6 +201,8 @@ class Conservative(NamedTuple):
 
     log_prob: Tensor
     """log (1/S) sum_s p(x|s) in nats, [B], float64; below log p(x) in expectation where the chains mix."""
+    without: Tensor
+    """The same without the states of each of the n chains, [n, B]; of a single chain -inf."""
     ess: Tensor
     """Effective number of states (sum p)^2 / sum p^2, [B], float64, 1 to S; NaN where every p(x|s) is 0."""
     num_states: int
@@ -212,23 +222,31 @@ def csl(emissions: Iterable[Distribution], x: Images) -> Conservative:
         x: Images [B, C, H, W].
 
     Raises:
-        UsageError: If there is no emission, its shape is not that of the images, or a result is NaN.
+        UsageError: If there is no emission, its shape is not that of the images, the number of chains
+            changes, or a result is NaN.
     """
-    mass = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
-    mass_of_squares = mass.clone()
-    num_states = 0
+    mass = mass_of_squares = torch.empty(0)
+    steps = 0
     for emission in emissions:
         batch, event = tuple(emission.batch_shape), tuple(emission.event_shape)
         suits = len(batch) == 1 and event == tuple(x.shape[1:])
         require(suits, f"emissions must be a batch of images {tuple(x.shape[1:])}, got {batch} of {event}")
-        rows = max(1, PAIRS_AT_ONCE // max(batch[0], x[0].numel()))
+        if steps == 0:
+            mass = torch.full((len(x), *batch), -math.inf, dtype=torch.float64, device=x.device)
+            mass_of_squares = mass[:, 0].clone()
+        chains = mass.shape[1]
+        require(batch[0] == chains, f"emissions must be of {chains} chains at every step, got {batch[0]}")
+        rows = max(1, PAIRS_AT_ONCE // max(chains, x[0].numel()))
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             log_p = pairwise_log_prob(emission, x[part])
-            mass[part] = torch.logaddexp(mass[part], log_p.logsumexp(1))
+            mass[part] = torch.logaddexp(mass[part], log_p)
             mass_of_squares[part] = torch.logaddexp(mass_of_squares[part], (2 * log_p).logsumexp(1))
-        num_states += batch[0]
-    require(num_states > 0, "emissions must hold at least one state, got 0")
-    bad = int(mass.isnan().sum())
+        steps += 1
+    require(steps > 0, "emissions must hold at least one state, got 0")
+    bad = int(mass.isnan().any(1).sum())
     require(bad == 0, f"log-probabilities of emissions must not be NaN, got NaN for {bad} of {len(x)} images")
-    return Conservative(mass - math.log(num_states), (2 * mass - mass_of_squares).exp(), num_states)
+    total, chains = mass.logsumexp(1), mass.shape[1]
+    without = log_sum_of_others(mass.T) - math.log(max(1, chains - 1) * steps)
+    ess = (2 * total - mass_of_squares).exp()
+    return Conservative(total - math.log(chains * steps), without, ess, chains * steps)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from zoo.errors import require
+from zoo.parts.estimators import log_sum_of_others
+from zoo.scores.metrics import BLOCKS, Estimate, jackknife, mean_and_error
 
 COARSE_STEPS = 9
 """Steps per factor of ten of the first grid, which starts as 0.1, ..., 1."""
@@ -31,22 +33,27 @@ class Parzen(NamedTuple):
     """The kernel's standard deviation that validation images chose, in units of the pixels."""
     log_prob: Tensor
     """log p(x) of every test image in nats, [N], float64."""
+    mean: Estimate
+    """Mean log p(x) in nats; its error is over the draw of the test images and of the samples."""
     curve: dict[float, float]
     """Every sigma tried, in ascending order, to the mean log p(x) of the validation images in nats."""
 
 
 @torch.no_grad()
-def parzen(samples: Tensor, validation: Tensor, test: Tensor) -> Parzen:
+def parzen(samples: Tensor, validation: Tensor, test: Tensor, blocks: int = BLOCKS) -> Parzen:
     """Score images under a Gaussian kernel around every sample; validation images choose its width.
 
     log p(x) = log (1/M) sum_j N(x; y_j, sigma^2 I). Sigma is the best of ten values between 0.1 and 1, one
     more factor of ten as long as the best lies at an edge; then the best of 0.12, 0.13, ..., 0.30, or, where
-    that best lies elsewhere, between its neighbours in steps of its second significant digit.
+    that best lies elsewhere, between its neighbours in steps of its second significant digit. The part of the
+    error that is the samples' is a jackknife over blocks of them, at that sigma.
 
     Args:
         samples: y, [M, ...]: means or draws, which differ by more than a hundred nats on binary data.
         validation: Images [V, ...] that are neither among the samples' training images nor tested.
         test: Images [N, ...].
+        blocks: Into how many parts the samples are divided; where they are states of chains, one per chain,
+            which then follow one another.
 
     Raises:
         UsageError: If the shapes differ, a value is not finite, a set is too small, or no sigma between
@@ -81,8 +88,14 @@ def parzen(samples: Tensor, validation: Tensor, test: Tensor) -> Parzen:
         require(inside, f"the best sigma must lie between {WIDEST[0]} and {WIDEST[1]}, got {best:.3g}")
         best = try_all(_coarse(low, high))
     sigma = try_all(list(FINE) if FINE[0] <= best <= FINE[-1] else _two_digits(best))
-    log_prob = kernel_log_prob(samples, test, [sigma])[0]
-    return Parzen(sigma, log_prob, dict(sorted(curve.items())))
+    parts = samples.tensor_split(min(blocks, len(samples)))
+    mass = torch.stack([kernel_log_prob(part, test, [sigma])[0] + math.log(len(part)) for part in parts])
+    log_prob = mass.logsumexp(0) - math.log(len(samples))
+    left = torch.tensor([len(samples) - len(part) for part in parts], dtype=mass.dtype, device=mass.device)
+    without = (log_sum_of_others(mass) - left.log().unsqueeze(1)).mean(1)
+    value, error = mean_and_error(log_prob)
+    mean = Estimate(value, math.hypot(error, jackknife(without)))
+    return Parzen(sigma, log_prob, mean, dict(sorted(curve.items())))
 
 
 @torch.no_grad()

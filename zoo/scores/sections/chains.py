@@ -1,25 +1,31 @@
 """What the states of a method's own chains say."""
 
+import math
+
 import torch
 
 from zoo.contract.capabilities import Emits, Side
 from zoo.errors import require
 from zoo.parts.estimators import csl
-from zoo.scores.metrics import mean_and_error
+from zoo.scores.metrics import Estimate, jackknife, mean_and_error
 from zoo.scores.parzen import parzen
 from zoo.scores.results import Measure, Protocol
 from zoo.scores.scene import Scene
 from zoo.scores.section import Section
+from zoo.scores.sections.likelihood import warn_if_loose
 from zoo.scores.sections.samples import PARZEN_VALIDATION
 
 CSL_CHAINS, CSL_IMAGES = 100, 1000
+CSL_ESS = 2.0
+"""Least median of the effective number of states per image: with fewer, half of the images have no more than
+one state near them, and the mean says how many states were drawn rather than how good they are."""
 MIXING_CHAINS = 10
 PARZEN_STATES = 1000
 """Most states of each chain behind the Parzen window of chains."""
 
 
 def conservative(scene: Scene) -> None:
-    """CSL: the log-likelihood under the states of the method's own chains."""
+    """CSL: the log-likelihood under the states of the method's own chains; error over images and chains."""
     method = scene.method
     assert isinstance(method, Emits)
     x = scene.data.split("test").x[:CSL_IMAGES].to(method.device)
@@ -29,8 +35,18 @@ def conservative(scene: Scene) -> None:
     require(
         lost == 0, f"every image must be explained by some state of the chains, {lost} of {len(x)} are not"
     )
-    states = f"{found.num_states} states of {CSL_CHAINS} chains"
-    scene.put("csl", mean_and_error(found.log_prob), scene.treated(f"{len(x)} images, {states}"))
+    ess = float(found.ess.median())
+    require(
+        ess >= CSL_ESS,
+        f"the median image must be explained by at least {CSL_ESS:g} effective states of the chains, got "
+        f"{ess:.3g} of {found.num_states}",
+    )
+    states = f"{found.num_states} states of {CSL_CHAINS} chains, a bound where the chains mix"
+    how = scene.treated(f"{len(x)} images, {states}")
+    value, error = mean_and_error(found.log_prob)
+    scene.put("csl", Estimate(value, math.hypot(error, jackknife(found.without.mean(1)))), how)
+    scene.put("csl_ess_median", ess, how, of=found.num_states)
+    warn_if_loose(scene, "csl", found.ess, found.num_states)
 
 
 def mixing(scene: Scene) -> None:
@@ -49,20 +65,23 @@ def mixing(scene: Scene) -> None:
     scene.put("class_switches", switches, how)
     scene.put("classes_visited", mean_and_error(visited), how, of=scene.extractor.num_classes)
     validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test", scene.n)
-    means = torch.cat(states[:PARZEN_STATES])
+    means = torch.stack(states[:PARZEN_STATES], 1).flatten(0, 1)
     chains = f"{len(means)} states (means) of {MIXING_CHAINS} chains, {len(test)} test images"
     how = Protocol(
         f"{scene.image_set}, real", f"{chains}, sigma chosen on {len(validation)} validation images"
     )
-    found = mean_and_error(parzen(means, validation, test).log_prob)
-    scene.put("parzen_chains", found, how)
+    scene.put("parzen_chains", parzen(means, validation, test, MIXING_CHAINS).mean, how)
 
 
 CSL = Section(
     (Emits,),
     conservative,
-    {"csl": Measure("nats/image", Side.LOWER, "higher", board=100, headline=50)},
-    "conservative log-likelihood over the method's own chains",
+    {
+        "csl": Measure("nats/image", Side.LOWER, "higher", board=100, headline=50),
+        "csl_ess_median": Measure("of {} states"),
+    },
+    "conservative log-likelihood over the method's own chains, a lower bound where the chains mix; refused "
+    "below 2 effective states for the median image",
 )
 MIXING = Section(
     (Emits,),

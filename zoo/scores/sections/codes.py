@@ -131,7 +131,7 @@ def aggregate(scene: Scene) -> None:
     how = f"{len(x)} posteriors, one draw each"
     capped = f"{how}; at most log {len(x)} = {math.log(len(x)):.2f}"
     scene.put("mutual_information", found.information, scene.treated(capped))
-    scene.put("marginal_kl", found.marginal_kl, scene.treated(how))
+    scene.put("marginal_kl", found.marginal_kl, scene.treated(f"{how}, biased upwards"))
     if correlation is not None:  # a posterior of several layers does not factorise
         biased = f"{min(CORRELATED, len(x))} posteriors, one draw each, biased upwards"
         scene.put("total_correlation", correlation, scene.treated(biased))

@@ -2,6 +2,8 @@
 
 import math
 
+from torch import Tensor
+
 from zoo.contract.capabilities import Explains, Normalises, Scores, Side, Weighs
 from zoo.errors import require
 from zoo.parts.annealing.latents import latent_ais
@@ -45,10 +47,16 @@ def log_prob(scene: Scene) -> None:
     low = proportion(ess < LOW_ESS)
     scene.put("ess_median", float(ess.median()), how)
     scene.put("ess_below_10", low, how, interval=wilson(low.value, n))
-    if low.value > LOOSE_SHARE:
+    warn_if_loose(scene, "the bound", ess, scene.num_samples)
+
+
+def warn_if_loose(scene: Scene, bound: str, ess: Tensor, count: int) -> None:
+    """Say so where many images have an effective sample size [N] that is low, of `count` samples."""
+    low = float((ess < LOW_ESS).double().mean())
+    if low > LOOSE_SHARE:
         scene.warnings.append(
-            f"the bound is loose: {low.value:.0%} of the images have an effective sample size below "
-            f"{LOW_ESS:g} of {scene.num_samples}"
+            f"{bound} is loose: {low:.0%} of the images have an effective sample size below {LOW_ESS:g} "
+            f"of {count}"
         )
 
 

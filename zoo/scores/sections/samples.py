@@ -73,10 +73,10 @@ def parzen_window(scene: Scene) -> None:
     )
 
     def measure(images: Tensor) -> dict[str, Estimate]:
-        return {"parzen": mean_and_error(parzen(images, validation, test).log_prob)}
+        return {"parzen": parzen(images, validation, test).mean}
 
     found = parzen(scene.samples, validation, test)
-    scene.put("parzen", mean_and_error(found.log_prob), how)
+    scene.put("parzen", found.mean, how)
     scene.details["parzen_sigma"] = [found.sigma]
     scene.floor("parzen", [content_hash(validation)], measure)
 
