@@ -8,7 +8,7 @@ from zoo.parts.estimators import csl
 from zoo.scores.metrics import mean_and_error
 from zoo.scores.parzen import parzen
 from zoo.scores.results import Measure, Protocol
-from zoo.scores.scene import Scene
+from zoo.scores.scene import Scene, drawn, part_of
 from zoo.scores.section import Section
 from zoo.scores.sections.samples import PARZEN_VALIDATION
 
@@ -22,7 +22,8 @@ def conservative(scene: Scene) -> None:
     """CSL: the log-likelihood under the states of the method's own chains."""
     method = scene.method
     assert isinstance(method, Emits)
-    x = scene.data.split("test").x[:CSL_IMAGES].to(method.device)
+    test = scene.data.split("test").x
+    x = test[drawn(len(test), CSL_IMAGES)].to(method.device)
     with scene.stream("csl"), torch.no_grad():
         found = csl(method.emit(CSL_CHAINS), x)
     lost = int(found.log_prob.isinf().sum())
@@ -30,7 +31,9 @@ def conservative(scene: Scene) -> None:
         lost == 0, f"every image must be explained by some state of the chains, {lost} of {len(x)} are not"
     )
     states = f"{found.num_states} states of {CSL_CHAINS} chains"
-    scene.put("csl", mean_and_error(found.log_prob), scene.treated(f"{len(x)} images, {states}"))
+    scene.put(
+        "csl", mean_and_error(found.log_prob), scene.treated(f"{part_of(len(x), len(test))} images, {states}")
+    )
 
 
 def mixing(scene: Scene) -> None:
@@ -48,12 +51,11 @@ def mixing(scene: Scene) -> None:
     switches = mean_and_error((found[:, 1:] != found[:, :-1]).double().mean(1))
     scene.put("class_switches", switches, how)
     scene.put("classes_visited", mean_and_error(visited), how, of=scene.extractor.num_classes)
-    validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test", scene.n)
+    validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test")
+    chosen_on = part_of(len(validation), len(scene.data.originals("val")))
     means = torch.cat(states[:PARZEN_STATES])
     chains = f"{len(means)} states (means) of {MIXING_CHAINS} chains, {len(test)} test images"
-    how = Protocol(
-        f"{scene.image_set}, real", f"{chains}, sigma chosen on {len(validation)} validation images"
-    )
+    how = Protocol(f"{scene.image_set}, real", f"{chains}, sigma chosen on {chosen_on} validation images")
     found = mean_and_error(parzen(means, validation, test).log_prob)
     scene.put("parzen_chains", found, how)
 
