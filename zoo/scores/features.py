@@ -3,7 +3,8 @@
 An extractor maps bytes to the activations that the distances compare and to class log-probabilities. The
 numbers of two extractors never compare, so a protocol names its extractor and a hash of its weights. The
 classifiers of `digits`, `mnist` and `fashion_mnist` ship with the package (`scripts/train_features.py` trains
-them, on training images only); which network a data set has is decided in `classifiers`.
+them, on training images only, those that validate among them); which network a data set has is decided in
+`classifiers`.
 """
 
 import hashlib
@@ -47,6 +48,8 @@ class Extractor(nn.Module):
     num_classes: int
     batch: int
     """Images that are read at once."""
+    learned_from_validation: bool = False
+    """Whether it learned from the images that validate: what is held against these then flatters."""
 
     @abstractmethod
     def read(self, x: Tensor) -> Features:
@@ -151,7 +154,7 @@ def has_inception() -> bool:
 
 
 def shipped(data_name: str) -> Classifier:
-    """The classifier that ships with the package for a data set."""
+    """The classifier that ships with the package for a data set; it learned from all training images."""
     with safe_open(weights_file(data_name), "pt") as file:
         about = file.metadata()
         tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
@@ -160,6 +163,7 @@ def shipped(data_name: str) -> Classifier:
     net = Classifier((channels, height, width), widths, int(about["num_classes"]))
     net.load_state_dict(tensors)
     net.name = _versioned(f"{data_name.replace('_', '-')}-cnn-{NUM_FEATURES}", net)
+    net.learned_from_validation = True
     return net.requires_grad_(False).eval()
 
 

@@ -264,7 +264,7 @@ class Scene:
 def drawn(of: int, n: int) -> Tensor:
     """Rows that stand for all of so many, ascending: n drawn once from seed 0, all where there are no more.
 
-    Never the first n: the first half of MNIST's test images is the easier one, and folders come class by class.
+    Never the first n: the first half of MNIST's test images is the easier one, and folders come by class.
     """
     return torch.randperm(of, generator=torch.Generator().manual_seed(0))[:n].sort().values
 

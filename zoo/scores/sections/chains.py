@@ -30,10 +30,8 @@ def conservative(scene: Scene) -> None:
     require(
         lost == 0, f"every image must be explained by some state of the chains, {lost} of {len(x)} are not"
     )
-    states = f"{found.num_states} states of {CSL_CHAINS} chains"
-    scene.put(
-        "csl", mean_and_error(found.log_prob), scene.treated(f"{part_of(len(x), len(test))} images, {states}")
-    )
+    how = f"{part_of(len(x), len(test))} images, {found.num_states} states of {CSL_CHAINS} chains"
+    scene.put("csl", mean_and_error(found.log_prob), scene.treated(how))
 
 
 def mixing(scene: Scene) -> None:

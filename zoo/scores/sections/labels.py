@@ -51,10 +51,11 @@ def _categories(scene: Scene, method: Conditions) -> tuple[Tensor, str]:
         train = scene.data.split("train")
     known = (train.y >= 0).nonzero()[:, 0]
     require(len(known) > 0, f"{scene.data.source.name} has no labels")
-    of, known = len(known), known[drawn(len(known), MATCHED)]
-    x, y, device = train.x[known], train.y[known], scene.method.device
-    found = scene.spread("categories", len(x), lambda rows: (method.cluster(x[rows].to(device)),))[0]
-    how = f", {method.num_categories} own categories matched one to one on {part_of(len(x), of)} training images"
+    rows = known[drawn(len(known), MATCHED)]
+    x, y, device = train.x[rows], train.y[rows], scene.method.device
+    found = scene.spread("categories", len(x), lambda part: (method.cluster(x[part].to(device)),))[0]
+    images = f"{part_of(len(x), len(known))} training images"
+    how = f", {method.num_categories} own categories matched one to one on {images}"
     return matching(found, y, classes), how
 
 
@@ -77,12 +78,11 @@ def outliers(scene: Scene) -> None:
     method, recipe = scene.method, scene.data.recipe()
     known = scene.data.facts.outliers
     require(known is not None, f"no outliers of the shape of {scene.image_set} are known")
-    other, counts = from_recipe(recipe | {"class": known}), []
+    other = from_recipe(recipe | {"class": known})
 
-    def read(name: str, data: ImageData) -> Tensor:
-        x = data.split("test").x
-        counts.append(part_of(min(OUTLIERS, len(x)), len(x)))
-        x = x[drawn(len(x), OUTLIERS)].to(method.device)
+    def read(name: str, data: ImageData) -> tuple[Tensor, str]:
+        test = data.split("test").x
+        x = test[drawn(len(test), OUTLIERS)].to(method.device)
 
         def score(rows: slice) -> tuple[Tensor]:
             if isinstance(method, Scores):
@@ -90,13 +90,13 @@ def outliers(scene: Scene) -> None:
             assert isinstance(method, Energies)
             return (-method.energy(x[rows]).double(),)
 
-        return scene.spread(name, len(x), score)[0]
+        return scene.spread(name, len(x), score)[0], part_of(len(x), len(test))
 
-    inside, outside = read("inliers", scene.data), read("outliers", other)
+    (inside, these), (outside, those) = read("inliers", scene.data), read("outliers", other)
     likelihood = "Bernoulli score" if scene.data.pixels == "pseudo" else "log p(x)"
     by = likelihood if isinstance(method, Scores) else "energy"
     by += f", K={OUTLIER_SAMPLES}" if isinstance(method, Weighs) else ""
-    how = f"{counts[0]} images against {counts[1]} of {other.source.name}, by {by}"
+    how = f"{these} images against {those} of {other.source.name}, by {by}"
     scene.put("outlier_auroc", outlier_auroc(inside, outside), scene.treated(how))
 
 
