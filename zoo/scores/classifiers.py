@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from zoo.cache import Arrays, content_hash, recalled, remembered
 from zoo.data.modules import ImageData
 from zoo.errors import UsageError, require
+from zoo.randomness import own_stream
 from zoo.scores.features import (
     COLOURS,
     NUM_FEATURES,
@@ -25,6 +26,7 @@ from zoo.scores.features import (
     Extractor,
     Inception,
     _versioned,
+    classifier,
     has_inception,
     shipped,
     weights_file,
@@ -230,7 +232,7 @@ def _stages(shape: tuple[int, int, int]) -> tuple[int, ...]:
 def _rebuilt(name: str, shape: tuple[int, int, int], kept: Arrays) -> Classifier:
     tensors = dict(kept)
     right, of = tensors.pop("held_out").tolist()
-    net = Classifier(shape, _stages(shape), len(tensors["output.bias"]))
+    net = classifier(shape, _stages(shape), len(tensors["output.bias"]))
     net.load_state_dict(tensors)
     version = _versioned(f"{name.replace('_', '-')}-cnn-{NUM_FEATURES}", net)
     net.name = f"{version} ({right / of:.1%} of {of} held-out images right)"
@@ -239,4 +241,5 @@ def _rebuilt(name: str, shape: tuple[int, int, int], kept: Arrays) -> Classifier
 
 @lru_cache(maxsize=1)
 def _inception() -> Extractor:
-    return Inception().requires_grad_(False).eval()
+    with own_stream(0):
+        return Inception().requires_grad_(False).eval()

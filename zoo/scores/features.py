@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zoo.contract.shapes import Codes, Images, LogProbs
 from zoo.errors import UsageError, require
+from zoo.randomness import own_stream
 
 NUM_FEATURES = 128
 CONVOLUTION = 4
@@ -160,11 +161,17 @@ def shipped(data_name: str) -> Classifier:
         tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     channels, height, width = map(int, about["image_shape"].split("x"))
     widths = tuple(len(kernel) for kernel in tensors.values() if kernel.ndim == CONVOLUTION)
-    net = Classifier((channels, height, width), widths, int(about["num_classes"]))
+    net = classifier((channels, height, width), widths, int(about["num_classes"]))
     net.load_state_dict(tensors)
     net.name = _versioned(f"{data_name.replace('_', '-')}-cnn-{NUM_FEATURES}", net)
     net.learned_from_validation = True
     return net.requires_grad_(False).eval()
+
+
+def classifier(image_shape: tuple[int, int, int], widths: tuple[int, ...], num_classes: int) -> Classifier:
+    """A classifier whose weights are still to be read; the first ones are drawn from a stream of its own."""
+    with own_stream(0):
+        return Classifier(image_shape, widths, num_classes)
 
 
 def weights_file(data_name: str) -> Path:

@@ -168,8 +168,7 @@ class Scene:
         Raises:
             UsageError: If there is none.
         """
-        with own_stream(self.seed):  # a network draws its first weights, whose place the file's take
-            return extractor(self.data).to(self.method.device)
+        return extractor(self.data).to(self.method.device)
 
     def features(self, images: Tensor) -> Features:
         """Features of images [N, C, H, W] that lie on the CPU."""
