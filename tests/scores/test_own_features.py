@@ -227,8 +227,8 @@ def test_the_verb_refuses_what_cannot_be_learned(capsys):
             {"size": 48, "pad": 2, "draw_seed": 3, "subset": 9},
             ["--size", "48", "--pad", "2", "--draw_seed", "3"],
         ),
-        ({"size": 32, "num_validation": 50}, ["--size", "32", "--num_validation", "50"]),
-        ({"size": 32, "num_validation": 0}, ["--size", "32"]),
+        ({"num_validation": 50}, ["--num_validation", "50"]),
+        ({"num_validation": 0}, []),
     ],
 )
 def test_the_command_makes_the_same_images(discs, options, words):

@@ -79,7 +79,7 @@ def test_few_samples_are_held_against_all_test_images():
     images = {name: data.originals(name).float() / 255 for name in ("train", "val", "test")}
     samples = images["train"][:200]
     real, fake = net.extract(images["test"]), net.extract(samples)
-    near = neighbourhoods(real.activations, fake.activations)
+    near = neighbourhoods(real.activations[drawn(359, 200)], fake.activations)
     wanted = {
         "fid": fid(real.activations, fake.activations),
         "kid": kid(real.activations, fake.activations),
@@ -89,7 +89,8 @@ def test_few_samples_are_held_against_all_test_images():
     for name, estimate in wanted.items():
         number = made.numbers[f"test/{name}"]
         assert number.value == pytest.approx(estimate.value, rel=1e-6), name
-        assert number.protocol.how.startswith("200 samples against 359 test images as bytes")
+        count = "200 of 359" if name in near._fields else "359"
+        assert number.protocol.how.startswith(f"200 samples against {count} test images as bytes")
         assert number.protocol.num_images == 200
     found = parzen(samples, images["val"], images["test"])
     assert made.numbers["test/parzen"].value == pytest.approx(float(found.log_prob.mean()))
@@ -100,8 +101,16 @@ def test_few_samples_are_held_against_all_test_images():
     )
 
 
+def test_real_images_cover_as_much_whatever_their_number():
+    """Held against all test images, 100 samples could cover no more than a part of them."""
+    made = [scene(n=n, metrics=["neighbourhoods"]) for n in (60, 100, 359)]
+    for value in (one.floors["train"]["test/coverage"].value for one in made):
+        assert value > 0.75  # 60 samples against all would cover 57 % at most
+
+
 def test_the_order_of_the_test_images_moves_no_number():
-    one, other = scene().numbers, scene(Turned(binarize="none")).numbers
+    all_of_them = [name for name in COMPARED if name not in ("neighbourhoods", "training_distance")]
+    one, other = (scene(data, metrics=all_of_them).numbers for data in (None, Turned(binarize="none")))
     assert one.keys() == other.keys()
     for key, number in one.items():
         assert other[key].value == pytest.approx(number.value, rel=1e-6), key

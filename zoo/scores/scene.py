@@ -219,6 +219,7 @@ class Scene:
         measure: Callable[[Features, Features], dict[str, Estimate]],
         how: str = "",
         of: object = "",
+        as_many: bool = False,
     ) -> None:
         """Hold the features of the samples, and of the floors, against those of all test images.
 
@@ -227,12 +228,12 @@ class Scene:
             measure: Features of real images and of others to numbers by name.
             how: What else the protocol says.
             of: What the units count.
+            as_many: Hold them against as many as there are samples, drawn once, where a value says nothing if
+                the counts differ.
         """
-        real = self.known(self.real(self.split))
-        against = (
-            f"{self.n} samples against {len(real.activations)} {self.split} images as bytes{how}; "
-            f"{self.extractor.name}"
-        )
+        real = self.known(self.real(self.split, self.n if as_many else None))
+        count = part_of(len(real.activations), len(self.data.originals(self.split)))
+        against = f"{self.n} samples against {count} {self.split} images as bytes{how}; {self.extractor.name}"
         protocol = self.untreated(against, num_images=self.n)
         for metric, estimate in measure(real, self.sample_features).items():
             interval = share_interval(estimate, self.n) if self.measures[metric].unit == "share" else None
