@@ -1,7 +1,8 @@
 """Train the feature networks that ship with the package: python scripts/train_features.py mnist.
 
-Only training images are used: no validation, no early stopping. The test split is read once, at the end, for
-the accuracy that stands in the file's header. Features of other data are trained by `zoo features`.
+Only training images are used, all of them, also those that a fit holds out for validation: no early stopping.
+The test split is read once, at the end, for the accuracy that stands in the file's header. Features of other
+data are trained by `zoo features`, which leaves out the images that validate.
 """
 
 import argparse

@@ -71,7 +71,7 @@ def test_compare_pairs_the_images(zoo_here, digits_run, tmp_path):
     one, two = load_file(digits_run / "results.safetensors"), load_file(again.with_suffix(".safetensors"))
     assert one["row"].tolist() == list(range(359))
     difference = two["elbo"] - one["elbo"]
-    assert f"{difference.mean():+.2f} ± {difference.std() / 359**0.5:.2f}" in out
+    assert f"~ {difference.mean():+.2f} ± {difference.std() / 359**0.5:.2f}" in out
     raw = json.loads(again.read_text())
     again.write_text(json.dumps(raw | {"data": {"protocol": "other", "test_sha256": "0"}}))
     refused = zoo_here("compare", str(digits_run / "results.json"), str(again), cwd=tmp_path)

@@ -85,12 +85,13 @@ def test_another_treatment_of_the_pixels_is_another_board():
     assert by_slug["vae-digits"].protocol != by_slug["diffusion-digits"].protocol
 
 
-def test_seeds_give_the_mean_and_their_deviation(tmp_path):
+def test_the_published_weights_are_ranked_and_beside_them_stands_what_seeds_had(tmp_path):
     shutil.copytree(ROOT / "checkpoints/gan-digits", tmp_path / "gan-digits")
     (tmp_path / "gan-digits/seeds.json").write_text(json.dumps({"test/fid": [10.0, 20.0, 30.0]}))
     (one,) = boards(map(entrant, checkpoints(tmp_path).values()), metric="fid")
     (entry,) = one.entries
-    assert (entry.number.value, entry.number.error, entry.seeds) == (20.0, 10.0, 3)
+    assert entry.number == checkpoints(tmp_path)["gan-digits"].results.numbers["test/fid"]
+    assert entry.seeds == "3 seeds: 20 ± 10"
 
 
 def test_filters_choose_data_family_and_metric():

@@ -152,7 +152,7 @@ def test_the_report_has_every_board_and_pushing_again_updates_it(tmp_path):
             assert store.runs[url.rpartition("/")[2]]["display"] == row[1]
         entries = zip(board.ranks(), board.entries, strict=True)
         assert rows == [
-            *([str(rank), entry.slug, str(entry.number), str(entry.seeds)] for rank, entry in entries),
+            *([str(rank), entry.slug, str(entry.number), entry.seeds] for rank, entry in entries),
             *(["", f"*{name}*", f"*{number}*", ""] for name, number in board.floors.items()),
         ]
 

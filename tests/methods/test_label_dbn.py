@@ -130,6 +130,7 @@ def test_it_learns_to_tell_digits_apart_and_to_draw_the_one_asked_for(tmp_path):
     trainer.fit(method, datamodule=data)
     test = data.split("test")
     assert (method.classify(test.x).argmax(1) == test.y).float().mean() > 0.6
+    assert method.classifies_by == "p(y|E[h|x])"
     y = torch.arange(100) % 10
     images = method.sample_given(y, generator=torch.Generator().manual_seed(0))
     means = torch.stack([data.split("train").x[data.split("train").y == k].mean(0) for k in range(10)])

@@ -1,5 +1,6 @@
 """Published checkpoints: that what lies in the repository is what its cards say."""
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -32,10 +33,11 @@ from zoo.publishing.checkpoints import (
     first_draws,
     over_seeds,
     spread,
+    typical,
 )
 from zoo.publishing.readme import with_tables
 from zoo.publishing.references import references
-from zoo.scores.results import Number, Protocol, Results
+from zoo.scores.results import Results
 
 PUBLISHED = checkpoints()
 TOTAL_BYTES = 150_000_000
@@ -43,7 +45,7 @@ TOTAL_BYTES = 150_000_000
 
 @pytest.fixture(scope="module")
 def collected(digits_run, tmp_path_factory):
-    return collect("vae-digits", digits_run, [digits_run], tmp_path_factory.mktemp("shelf"))
+    return collect("vae-digits", [digits_run, digits_run], tmp_path_factory.mktemp("shelf"))
 
 
 def test_a_finished_run_becomes_a_folder_like_a_hub_repository(collected, digits_run):
@@ -71,7 +73,7 @@ def test_spread_is_the_deviation_of_a_sample():
 
 def test_collecting_again_replaces_the_folder(collected, digits_run):
     (collected.folder / "old.txt").write_text("of an earlier one")
-    again = collect("vae-digits", digits_run, [digits_run], collected.folder.parent)
+    again = collect("vae-digits", [digits_run, digits_run], collected.folder.parent)
     assert not (again.folder / "old.txt").exists()
     assert [path.name for path in collected.folder.parent.iterdir()] == ["vae-digits"]
 
@@ -81,10 +83,10 @@ def test_an_unfinished_run_and_large_weights_are_refused(digits_run, tmp_path):
     with (run / "model" / WEIGHTS).open("ab") as file:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(UsageError, match=f"at most {MAX_BYTES} bytes, x has {MAX_BYTES + 1}"):
-        collect("x", run, root=tmp_path / "shelf")
+        collect("x", [run], tmp_path / "shelf")
     (run / "results.json").unlink()
     with pytest.raises(UsageError, match="must be finished and scored"):
-        collect("x", run, root=tmp_path / "shelf")
+        collect("x", [run], tmp_path / "shelf")
     assert not (tmp_path / "shelf").exists()
 
 
@@ -178,8 +180,59 @@ def test_quick_numbers_come_out_of_the_weights_again(tmp_path, monkeypatch):
             assert low <= number.value <= high, f"{key} of {slug}"
 
 
-def test_the_deviation_over_seeds_stands_in_the_place_of_a_smaller_error():
-    number = Number(1.0, "nats", Side.LOWER, Protocol("p", "q"), 0.5)
-    assert str(over_seeds(number, [1.0, 2.0, 3.0])) == ">= 2.0 ± 1.0"
-    assert str(over_seeds(number, [1.0, 1.1, 1.2])) == ">= 1.10 ± 0.50"
-    assert over_seeds(number, []) is number
+def test_what_seeds_had_says_how_many_there_were():
+    assert over_seeds([1.0, 2.0, 3.0]) == "3 seeds: 2.0 ± 1.0"
+    assert over_seeds([-50.0, -50.1]) == "2 seeds: -50.050 ± 0.071"
+    assert over_seeds([4.0, 4.0]) == "2 seeds: 4 ± 0"
+    assert over_seeds([1.0]) == over_seeds([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("seeds", "wanted"),
+    [
+        ({"test/fid": [78.0, 44.9, 49.2]}, 2),
+        ({"test/fid": [3.0, 1.0, 2.0, 9.0]}, 0),
+        ({"test/fid": [1.0, 2.0]}, 0),
+        ({"test/fid": [5.0, 5.0, 5.0]}, 0),
+        ({"test/fid": [1.0, 2.0, 30.0], "test/coverage": [0.30, 0.31, 0.32]}, 1),
+        # nearly the median of two numbers beats the median of one that is far off in the other
+        ({"test/fid": [10.0, 11.0, 90.0], "test/coverage": [0.50, 0.10, 0.52]}, 0),
+        ({"test/partition_spread": [1.0, 2.0, 3.0]}, 0),
+        ({}, 0),
+    ],
+)
+def test_the_typical_seed_is_nearest_the_medians_of_the_headlines(seeds, wanted):
+    assert typical(seeds) == wanted
+
+
+def test_the_published_seed_is_the_typical_one_whatever_its_place(digits_run, tmp_path):
+    """Three runs whose scores differ: the middle one's weights, record and settings are published."""
+    runs = []
+    for seed, better in enumerate((4.0, 1.0, 2.0)):
+        run = shutil.copytree(digits_run, tmp_path / str(seed))
+        score = Results.read(run / "results.json")
+        numbers = {key: dataclasses.replace(n, value=n.value * better) for key, n in score.numbers.items()}
+        dataclasses.replace(score, numbers=numbers).write(run / "results.json")
+        settings = yaml.safe_load((run / "config.yaml").read_text()) | {"seed_everything": seed}
+        (run / "config.yaml").write_text(yaml.safe_dump(settings))
+        runs.append(run)
+    one = collect("vae-digits", runs, tmp_path / "shelf")
+    assert yaml.safe_load((one.folder / TRAINING).read_text())["seed_everything"] == 2
+    fid = one.results.numbers["test/fid"].value
+    assert one.seeds["test/fid"] == pytest.approx([2 * fid, fid / 2, fid])
+    text = cards.card(one)
+    assert "The weights are those of seed 2; beside their" in text
+    assert "over the 3 seeds that were trained" in text
+
+
+def test_tables_show_the_linked_weights_and_beside_them_what_seeds_had():
+    readme, index = (ROOT / "README.md").read_text(), (ROOT / cards.INDEX).read_text()
+    several = {slug: one for slug, one in PUBLISHED.items() if one.seeds}
+    assert several
+    for slug, one in several.items():
+        fid = f"{one.results.numbers['test/fid']} ({over_seeds(one.seeds['test/fid'])})"
+        for table in (readme, index):
+            row = next(
+                line for line in table.splitlines() if f"[{slug}](checkpoints/{slug}/README.md) |" in line
+            )
+            assert f"| {fid} |" in row

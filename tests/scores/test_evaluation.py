@@ -18,6 +18,7 @@ from zoo.parts.annealing.binary_pair import BinaryPair
 from zoo.parts.annealing.verdicts import log_partition
 from zoo.scores.evaluation import Evaluator
 from zoo.scores.results import Results
+from zoo.scores.scene import drawn
 from zoo.scores.sections import SECTIONS
 
 
@@ -150,7 +151,8 @@ def test_an_annealed_partition_says_so_and_adds_its_error(tmp_path):
     method = Everything(num_hidden=25)
     results = score(method, tmp_path, metrics=["partition"])
     log_prob, log_z = results.numbers["test/log_prob_optimistic"], results.numbers["test/log_partition"]
-    assert log_prob.side is Side.OPTIMISTIC
+    assert log_prob.side is Side.HIGH
+    assert log_z.side is results.numbers["test/bits_per_dim"].side is Side.LOW
     assert "AIS, 100 chains" in log_prob.protocol.how
     assert log_prob.error > log_z.error > 0
     assert results.numbers["test/partition_ess"].value > 50
@@ -211,9 +213,10 @@ def test_a_bound_on_the_energy_changes_the_side(tmp_path):
 
     exact = score(Bounded(), tmp_path, metrics=["partition"]).numbers
     assert exact["test/log_prob_lower"].side is Side.LOWER
+    assert exact["test/bits_per_dim"].side is Side.UPPER
     assert "a bound on the energy" in exact["test/log_prob_lower"].protocol.how
     annealed = score(Bounded(num_hidden=25), tmp_path, metrics=["partition"]).numbers
-    assert annealed["test/log_prob_estimate"].side is Side.ESTIMATE
+    assert annealed["test/log_prob_estimate"].side is annealed["test/bits_per_dim"].side is Side.ESTIMATE
 
 
 BAD = {
@@ -257,16 +260,16 @@ def test_identical_samples_have_defined_values(tmp_path):
 def test_too_few_images_are_skipped_and_smaller_sets_say_their_size(tmp_path):
     few = score(Sampler(lambda n: torch.rand(n, 1, 8, 8)), tmp_path, num_images=100)
     assert few.skipped["fid"] == "FID needs more images than the 128 features, and at least 3, got 100"
-    assert "100 samples against 100 test images" in few.numbers["test/kid"].protocol.how
+    assert "100 samples against 359 test images" in few.numbers["test/kid"].protocol.how
     two = score(Sampler(lambda n: torch.rand(n, 1, 8, 8)), tmp_path, num_images=2)
-    assert two.skipped["kid"] == "KID needs at least 3 images on each side, got 2 and 2"
+    assert two.skipped["kid"] == "KID needs at least 3 images on each side, got 359 and 2"
     assert two.skipped["neighbourhoods"].startswith("neighbourhoods need more than 5 images")
 
 
 def test_real_images_score_like_the_floor_and_better_than_noise(tmp_path):
     """The training images as samples are the training floor; the floors order as they must."""
     train = Digits(binarize="none").split("train").x
-    results = score(Sampler(lambda n: train[:n]), tmp_path)
+    results = score(Sampler(lambda n: train[drawn(len(train), n)]), tmp_path)
     for name, number in results.numbers.items():
         if name in results.floors["train"]:
             floor = results.floors["train"][name].value
@@ -356,7 +359,11 @@ def test_annealing_is_a_second_opinion_on_the_bound(tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.scores.sections.likelihood.AIS_IMAGES", 10)
     monkeypatch.setattr("zoo.scores.sections.likelihood.AIS_STEPS", 100)
     results = score(tiny("VAE"), tmp_path, num_samples=500, metrics=["log_prob", "ais"])
-    assert abs(results.numbers["test/ais_less_bound"].value) < 0.1
+    difference = results.numbers["test/ais_less_bound"]
+    assert abs(difference.value) < 0.1
+    assert difference.error < 0.1  # of the same images: those of two images differ by some nats
+    assert difference.side is Side.ESTIMATE
+    assert difference.protocol.how.startswith("10 of 359 images, ")
     assert results.numbers["test/log_prob_ais"].side is Side.LOWER
     assert "acceptance 0." in results.numbers["test/log_prob_ais"].protocol.how
 

@@ -103,7 +103,8 @@ def test_the_line_of_a_skipped_metric_is_the_command_that_mends_it(data, capsys)
 def test_it_learns_from_its_own_images_alone_and_says_how_well(data):
     assert ready(data) is None
     net = own_features(data)
-    x, y, test_x, test_y = data.divided()
+    (x, y), (test_x, test_y) = ((data.originals(s), data.labels(s)) for s in ("train", "test"))
+    assert len(x) == 240 - 24 - len(data.originals("val")) < 240 - 24
     share = float((net.extract(test_x.float() / 255).log_probs.argmax(1) == test_y).double().mean())
     assert f"({share:.1%} of {len(test_y)} held-out images right)" in net.name
     assert share > 0.7
@@ -121,13 +122,23 @@ def test_training_is_seeded_kept_and_leaves_the_global_stream_alone(data, discs)
     again = own_features(data, lambda *_: pytest.fail("trained again"))
     assert again.name == net.name
     before = torch.get_rng_state()
-    trained(Examples(*data.divided()), epochs=1)
+    trained(classifiers.examples(data), epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
     for same in ({"subset": 9}, {"num_validation": 0}, {"labelled": 3}, {"whole": True}):
         options = {"size": 16, "binarize": "pseudo"} | same
         assert extractor(ImageFolder(str(discs), **options)).name == net.name
-    for other in ({"draw_seed": 1}, {"pad": 1}, {"shrink": 2}, {"grey": True}):
+    for other in ({"draw_seed": 1}, {"pad": 1}, {"shrink": 2}, {"grey": True}, {"num_validation": 50}):
         assert ready(ImageFolder(str(discs), **({"size": 16} | other))) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"num_validation": 50}, {"subset": 20}, {"whole": True}])
+def test_no_image_that_validates_is_learned_from(discs, options):
+    data = ImageFolder(str(discs), size=16, binarize="none", **options)
+    learned = {x.numpy().tobytes() for x in classifiers.examples(data).x}
+    default = ImageFolder(str(discs), size=16, binarize="none")
+    validates = (data if "num_validation" in options else default).originals("val")
+    assert len(learned) == 240 - 24 - len(validates)
+    assert not learned & {x.numpy().tobytes() for x in validates}
 
 
 def test_a_damaged_file_is_no_network(data, monkeypatch):
@@ -189,7 +200,7 @@ def test_colour_without_labels_names_the_extra(tmp_path, monkeypatch):
 
 def test_the_verb_refuses_what_cannot_be_learned(capsys):
     for words, line in (
-        (["SwissRoll"], "features are learned from labels, 12000 images of swiss_roll have none"),
+        (["SwissRoll"], "features are learned from labels, 11000 images of swiss_roll have none"),
         (["Heartbeat"], "features need images of at least 4 pixels a side, got 1 x 20"),
         (["Nothing"], "data class must be one of "),
         (["HubImages"], "the following arguments are required: repo_id"),
@@ -216,6 +227,8 @@ def test_the_verb_refuses_what_cannot_be_learned(capsys):
             {"size": 48, "pad": 2, "draw_seed": 3, "subset": 9},
             ["--size", "48", "--pad", "2", "--draw_seed", "3"],
         ),
+        ({"num_validation": 50}, ["--num_validation", "50"]),
+        ({"num_validation": 0}, []),
     ],
 )
 def test_the_command_makes_the_same_images(discs, options, words):

@@ -164,9 +164,9 @@ WRONG = [
     (
         (*NUMBER, "side"),
         "about",
-        "side of test/fid of numbers of PATH must be one of = >= <= <~ ~, got 'about'",
+        "side of test/fid of numbers of PATH must be one of = >= <= >~ <~ ~, got 'about'",
     ),
-    ((*NUMBER, "side"), [], "side of test/fid of numbers of PATH must be one of = >= <= <~ ~, got []"),
+    ((*NUMBER, "side"), [], "side of test/fid of numbers of PATH must be one of = >= <= >~ <~ ~, got []"),
     ((*NUMBER, "interval"), 0, "interval of test/fid of numbers of PATH must be of type list, got 0"),
     ((*NUMBER, "interval"), [1.0], "interval of test/fid of numbers of PATH must have 2 entries, got 1"),
     (

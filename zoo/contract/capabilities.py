@@ -17,13 +17,35 @@ from zoo.contract.shapes import Codes, Images, Labels, LogProbs, PerImage, PerSa
 
 
 class Side(Enum):
-    """On which side of the true value a reported number lies."""
+    """On which side of a reported number the true value lies."""
 
     EXACT = "="
     LOWER = ">="
+    """The number is a lower bound."""
     UPPER = "<="
-    OPTIMISTIC = "<~"
+    """The number is an upper bound."""
+    LOW = ">~"
+    """The number is too low on average, as log Z by annealing is."""
+    HIGH = "<~"
+    """The number is too high on average: of a log-likelihood, optimistic."""
     ESTIMATE = "~"
+
+    @property
+    def opposite(self) -> "Side":
+        """The side of a falling function of the number, such as minus; a rising one keeps the side."""
+        return Side(self.value.translate(str.maketrans("<>", "><")))
+
+    def plus(self, other: "Side") -> "Side":
+        """The side of the sum of two numbers: the weaker of two that agree, else an estimate."""
+        if Side.EXACT in (self, other):
+            return other if self is Side.EXACT else self
+        if self.value[0] != other.value[0]:
+            return Side.ESTIMATE
+        return self if self.value.endswith("~") else other
+
+    def minus(self, other: "Side") -> "Side":
+        """The side of the difference of two numbers."""
+        return self.plus(other.opposite)
 
 
 class Weights(NamedTuple):
@@ -150,7 +172,7 @@ class Baselines(ABC):
 
     @abstractmethod
     def baseline_log_prob(self, x: Images) -> PerImage:
-        """The baseline's log p(x) in nats per image, [B]."""
+        """The baseline's log p(x) in nats per image, exact, [B]: what is gained over it keeps its side."""
 
 
 class Weighs(Scores):
@@ -272,9 +294,13 @@ class Repairs(ABC):
 class Classifies(ABC):
     """Predicts labels."""
 
+    classifies_by: ClassVar[str] = "p(y|x)"
+    """What `classify` gives the logarithm of, as protocols name it: p(y|x), or what stands in its place where
+    that cannot be had, as p(y|E[h|x]) of a model with hidden units between image and label."""
+
     @abstractmethod
     def classify(self, x: Images) -> LogProbs:
-        """The value of log p(y|x), [B, classes]."""
+        """Log-probabilities of the labels given the images, those of `classifies_by`, [B, classes]."""
 
 
 class Clusters(ABC):

@@ -5,8 +5,8 @@ board, nor does a bound with an estimate. A checkpoint's rank is one more than t
 are clearly better: those whose 95 % interval lies wholly on the better side of its own. Where intervals
 overlap, checkpoints share a rank; overlapping is not transitive, so a rank says how many are clearly better
 and nothing more, and need not grow down the board. Of a bound (`>=`, `<=`) the intervals are those of the
-bound, which may be loose. Of several seeds the value is the mean, and ± their standard deviation where that
-exceeds the standard error of the run.
+bound, which may be loose. What is ranked is the published weights; beside them stand mean and deviation over
+the seeds that were trained.
 """
 
 from collections.abc import Iterable
@@ -34,8 +34,8 @@ class Entry(NamedTuple):
     method: str
     family: str
     number: Number
-    seeds: int
-    """How many runs the number is the mean of."""
+    seeds: str
+    """Mean and deviation over seeds; empty where there is one run."""
 
 
 class Place(NamedTuple):
@@ -136,8 +136,7 @@ def boards(
             if short not in RANKED or metric not in (None, short):
                 continue
             place = Place(one.data, short, number.protocol, number.unit, number.side.value)
-            values = one.seeds.get(key, [])
-            entry = Entry(one.slug, one.method, room, over_seeds(number, values), max(1, len(values)))
+            entry = Entry(one.slug, one.method, room, number, over_seeds(one.seeds.get(key, [])))
             entries.setdefault(place, []).append(entry)
             for floor, numbers in one.floors.items():
                 if key in numbers and numbers[key].protocol == number.protocol:
@@ -161,17 +160,17 @@ def table(board: Board) -> Table:
     shown.add_column("rank", justify="right")
     shown.add_column("checkpoint", no_wrap=True)
     shown.add_column("value", justify="right", no_wrap=True)
-    shown.add_column("seeds", justify="right")
+    shown.add_column("over seeds", justify="right")
     for rank, entry in zip(board.ranks(), board.entries, strict=True):
-        shown.add_row(str(rank), entry.slug, str(entry.number), str(entry.seeds))
+        shown.add_row(str(rank), entry.slug, str(entry.number), entry.seeds)
     for name, number in board.floors.items():
         shown.add_row("", Text(name, style="italic"), str(number), "")
     return shown
 
 
 SIGNS = (
-    "= exact, >= a lower bound, <= an upper bound, <~ flattering on average, ~ an estimate. "
-    "± one standard error; of several seeds their deviation, if larger."
+    "= exact, >= a lower bound, <= an upper bound, >~ too low on average, <~ too high, ~ an estimate. "
+    "± one standard error; over seeds mean and deviation."
 )
 READING = (
     "A rank is one more than the number of clearly better checkpoints: 95 % intervals that overlap share it. "

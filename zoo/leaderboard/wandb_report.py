@@ -66,7 +66,7 @@ def save(found: Sequence[Checkpoint], urls: Mapping[str, str], project: str, ent
 
 def _table(board: Board, urls: Mapping[str, str]) -> str:
     """A board as Markdown."""
-    lines = ["| rank | checkpoint | value | seeds |", "|---:|---|---:|---:|"]
+    lines = ["| rank | checkpoint | value | over seeds |", "|---:|---|---:|---:|"]
     for rank, entry in zip(board.ranks(), board.entries, strict=True):
         lines.append(f"| {rank} | [{entry.slug}]({urls[entry.slug]}) | {entry.number} | {entry.seeds} |")
     lines += [f"| | *{name}* | *{number}* | |" for name, number in board.floors.items()]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zoo.contract.about import _summary, abilities, departures
@@ -12,8 +13,8 @@ from zoo.data.sets import facts_of
 from zoo.files import write_bytes
 from zoo.hub import WEIGHTS, recipe_files, shelf
 from zoo.methods import METHODS, from_folder, method_class
-from zoo.publishing.checkpoints import CARD, Checkpoint, _shown, checkpoints, spread
-from zoo.publishing.readme import with_tables
+from zoo.publishing.checkpoints import CARD, TRAINING, Checkpoint, checkpoints, spread
+from zoo.publishing.readme import with_seeds, with_tables
 from zoo.publishing.references import Reference, references
 from zoo.scores.results import Number, Protocol, Results
 from zoo.scores.sections import HEADLINES
@@ -58,6 +59,7 @@ def card(checkpoint: Checkpoint) -> str:
         samples="samples.png",
         film="film.gif" in pictures,
         seeds=len(next(iter(seeds.values()))) if seeds else 0,
+        seed=yaml.safe_load((checkpoint.folder / TRAINING).read_text())["seed_everything"] if seeds else None,
         protocols=protocols,
         remarks=results.remarks(),
         references=[
@@ -145,7 +147,7 @@ def _headline(slug: str, checkpoint: Checkpoint, names: Sequence[str]) -> dict[s
     results, cells = checkpoint.results, []
     for name in names:
         key = f"test/{name}"
-        cells.append(str(_shown(checkpoint, key)) if key in results.numbers else "")
+        cells.append(with_seeds(checkpoint, key) if key in results.numbers else "")
     return {"slug": slug, "data": results.data["protocol"], "cells": cells}
 
 

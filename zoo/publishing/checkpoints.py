@@ -3,13 +3,14 @@
 `config.json` and `model.safetensors` are the method; `metrics.json` its score (`zoo/scores/results.py`);
 `train.yaml` every setting of its training; `draws.safetensors` its first images from a stored seed;
 `README.md` its card; `samples.png` and other pictures. `seeds.json`, where there is one, has the values of
-several seeds. The hashes of all published weights, and the commits at which organisations hold them, are in
-`zoo/registry.json`.
+several seeds, of which `train.yaml` names the published one. The hashes of all published weights, and the
+commits at which organisations hold them, are in `zoo/registry.json`.
 """
 
 import json
 import math
 import shutil
+import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from zoo.contract.capabilities import Decodes, Encodes, Reconstructs, Samples, Walks
+from zoo.contract.capabilities import Decodes, Encodes, Reconstructs, Samples, Side, Walks
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
@@ -41,11 +42,14 @@ from zoo.hub import (
 from zoo.methods import from_folder
 from zoo.pictures.grids import save_film, save_grid
 from zoo.pictures.walks import CODES, interpolate, traverse, with_nearest
-from zoo.scores.results import Number, Results
+from zoo.scores.results import Number, Protocol, Results
+from zoo.scores.sections import HEADLINES
 
 TRAINING, CARD = "train.yaml", "README.md"
 DRAWS, SEEDS = "draws.safetensors", "seeds.json"
 TRAINING_OF_RUN = "config.yaml"
+FEWEST_SEEDS = 2
+"""Below which there is no spread."""
 MAX_BYTES = 6_000_000
 """Most bytes of published weights."""
 NUM_DRAWS, DRAW_SEED = 8, 0
@@ -120,22 +124,23 @@ def scored(folders: Sequence[Path]) -> list[Checkpoint]:
     return [Checkpoint(name, folder) for name, folder in zip(names, models, strict=True)]
 
 
-def collect(slug: str, run: Path, others: Sequence[Path] = (), root: Path | None = None) -> Checkpoint:
-    """Make `checkpoints/<slug>` of a finished run, whole or not at all.
+def collect(slug: str, runs: Sequence[Path], root: Path | None = None) -> Checkpoint:
+    """Make `checkpoints/<slug>` of finished runs, whole or not at all; the typical one is published.
 
     Args:
-        slug: Name of its recipe.
-        run: Folder of the run, whose weights are published.
-        others: Folders of runs that differ in their seed alone.
+        slug: Name of their recipe.
+        runs: Folders of runs that differ in their seed alone, in its order.
         root: Where the checkpoints are; by default in the checkout.
 
     Raises:
         UsageError: If a run is not finished, or its weights are too large or not those of its score.
     """
     root = root or shelf()
-    for folder in (run, *others):
+    for folder in runs:
         complete = all((folder / name).is_file() for name in (RESULTS, TRAINING_OF_RUN, f"model/{WEIGHTS}"))
         require(complete, f"a run must be finished and scored before it is published, {folder} is not")
+    seeds = _over_seeds(runs)
+    run = runs[typical(seeds)]
     size = (run / "model" / WEIGHTS).stat().st_size
     require(size <= MAX_BYTES, f"published weights must have at most {MAX_BYTES} bytes, {slug} has {size}")
     root.mkdir(parents=True, exist_ok=True)
@@ -149,8 +154,8 @@ def collect(slug: str, run: Path, others: Sequence[Path] = (), root: Path | None
             (run / TRAINING_OF_RUN, TRAINING),
         ):
             shutil.copyfile(source, folder / name)
-        if others:
-            write_json(folder / SEEDS, _over_seeds([run, *others]))
+        if len(runs) > 1:
+            write_json(folder / SEEDS, seeds)
         draw(from_folder(folder), from_recipe(data_recipe(folder)), folder)
         if (root / slug).exists():
             shutil.rmtree(root / slug)
@@ -171,12 +176,24 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def over_seeds(number: Number, values: Sequence[float]) -> Number:
-    """The mean over seeds, ± their deviation where it exceeds the standard error; else the number."""
-    if not values:
-        return number
-    mean, deviation = spread(values)
-    return Number(mean, number.unit, number.side, number.protocol, max(deviation, number.error or 0.0))
+def over_seeds(values: Sequence[float]) -> str:
+    """What stands beside a checkpoint's own number: mean ± deviation over its seeds; empty for one run."""
+    if len(values) < FEWEST_SEEDS:
+        return ""
+    shown = Number(spread(values)[0], "", Side.ESTIMATE, Protocol("", ""), spread(values)[1])
+    return f"{len(values)} seeds: {str(shown).removeprefix('~ ')}"
+
+
+def typical(seeds: dict[str, list[float]]) -> int:
+    """Which run is published: the one whose headline numbers lie nearest the medians over seeds.
+
+    Distances are in mean distances of a number's values from their median, and summed; the first of equals.
+    """
+    values = [seeds[key] for key in (f"test/{name}" for name in HEADLINES) if key in seeds]
+    distances = [[abs(value - statistics.median(row)) for value in row] for row in values]
+    scaled = [[distance / statistics.fmean(row) for distance in row] for row in distances if any(row)]
+    totals = [math.fsum(column) for column in zip(*scaled, strict=True)]
+    return totals.index(min(totals)) if totals else 0
 
 
 def first_draws(method: Samples) -> torch.Tensor:
@@ -216,7 +233,7 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
     if isinstance(method, Walks):
         states = method.walk(FILM_CHAINS, generator=torch.Generator().manual_seed(DRAW_SEED))
         save_film(states, folder / "film.gif", FILM_COLUMNS, FILM_FRAMES)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(DRAW_SEED)
         if isinstance(method, Reconstructs):
             pairs = torch.cat((x[:SIDE], method.reconstruct(x[:SIDE])))
@@ -237,8 +254,3 @@ def register(checkpoint: Checkpoint) -> None:
     revisions = known.get("revisions", {}) if known.get("sha256") == hashes else {}
     entries[checkpoint.slug] = {"sha256": hashes, "revisions": revisions}
     write_json(REGISTRY, dict(sorted(entries.items())))
-
-
-def _shown(checkpoint: Checkpoint, key: str) -> Number:
-    """A number, over seeds where there are several."""
-    return over_seeds(checkpoint.results.numbers[key], checkpoint.seeds.get(key, []))

@@ -5,9 +5,8 @@ from collections.abc import Iterable
 
 from zoo.data.sets import from_recipe
 from zoo.methods import method_class
-from zoo.publishing.checkpoints import Checkpoint, _shown
+from zoo.publishing.checkpoints import Checkpoint, over_seeds
 from zoo.publishing.references import Reference, references
-from zoo.scores.results import Number
 from zoo.scores.sections import HEADLINES, SECTIONS
 
 CHECKPOINTS, METRICS = "checkpoints", "metrics"
@@ -26,15 +25,15 @@ def readme_table(found: dict[str, Checkpoint]) -> str:
             theirs.setdefault(reference.slug, reference)
     before = ""
     for slug, one in sorted(found.items(), key=lambda item: (item[1].config["class"].lower(), item[0])):
-        numbers = {key: _shown(one, key) for key in one.results.numbers}
+        numbers = one.results.numbers
         name, method = next((n for n in HEADLINES if f"test/{n}" in numbers), None), one.config["class"]
         cells = (
             "" if method == before else f"{method}, {_short(method_class(method).paper)}",
             f"[{slug}](checkpoints/{slug}/README.md)",
             _data(one),
-            f"{_plain(name)} {numbers[f'test/{name}']} {_unit(numbers[f'test/{name}'].unit)}" if name else "",
+            f"{_plain(name)} {with_seeds(one, f'test/{name}', unit=True)}" if name else "",
             _in_short(theirs[slug]) if slug in theirs else "",
-            *(_of_samples(numbers.get(f"test/{key}"), found.values()) for key in ("fid", "coverage")),
+            *(_of_samples(one, f"test/{key}", found.values()) for key in ("fid", "coverage")),
         )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
         before = method
@@ -46,14 +45,21 @@ def _data(one: Checkpoint) -> str:
     return one.results.data.get("short") or from_recipe(one.config["data"]).stated.short
 
 
-def _of_samples(number: Number | None, found: Iterable[Checkpoint]) -> str:
+def with_seeds(one: Checkpoint, key: str, *, unit: bool = False) -> str:
+    """The number of a checkpoint's weights, its unit if wanted and, in brackets, what its seeds had."""
+    number, beside = one.results.numbers[key], over_seeds(one.seeds.get(key, []))
+    return str(number) + (f" {_unit(number.unit)}" if unit else "") + (f" ({beside})" if beside else "")
+
+
+def _of_samples(one: Checkpoint, key: str, found: Iterable[Checkpoint]) -> str:
     """A number of samples, with how many there were where others on the same data had more."""
+    number = one.results.numbers.get(key)
     if number is None:
         return ""
     numbers = [other for one in found for other in one.results.numbers.values()]
     counts = [n.protocol.num_images or 0 for n in numbers if n.protocol.data == number.protocol.data]
     n = number.protocol.num_images
-    return str(number) if n == max(counts) else f"{number} ({n} samples)"
+    return with_seeds(one, key) + ("" if n == max(counts) else f" ({n} samples)")
 
 
 def _short(citation: str) -> str:

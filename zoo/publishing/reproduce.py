@@ -75,7 +75,7 @@ def reproduce(
     Args:
         slugs: Recipes.
         budget: Which variant of them, and where it runs.
-        seeds: Runs with seeds 0, 1, ...; the first one's weights are published.
+        seeds: Runs with seeds 0, 1, ...; the weights of the one nearest the median are published.
         hours: No training begins after so many hours.
         print_only: Print the commands, run nothing.
         out: Folder of checkpoints; by default the checkout's, whose registry and `MODEL_CARDS.md` follow.
@@ -144,7 +144,7 @@ def shelve(slug: str, runs: Sequence[Path], out: str | None) -> None:
     from zoo.publishing.cards import write_card, write_index
     from zoo.publishing.checkpoints import collect, register
 
-    checkpoint = collect(slug, runs[0], runs[1:], Path(out) if out else None)
+    checkpoint = collect(slug, runs, Path(out) if out else None)
     write_card(checkpoint)
     if out is None:
         register(checkpoint)

@@ -1,9 +1,9 @@
 """Which feature network a data set has, and how a small classifier becomes one.
 
-Three classifiers ship with the package. For any other labelled data set `zoo features` trains one, on the
-images that may be learned from and nothing else, and keeps it in the cache under their hash: a score then
-finds it by the images alone, and states its own hash and held-out accuracy on every row. Colour images have
-the extra `inception` besides.
+Three classifiers ship with the package; they learned from all training images, those that validate too. For
+any other labelled data set `zoo features` trains one, on training images without those that validate, and
+keeps it in the cache under their hash: a score then finds it by the images alone, and states its own hash and
+held-out accuracy on every row. Colour images have the extra `inception` besides.
 """
 
 import inspect
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from zoo.cache import Arrays, content_hash, recalled, remembered
 from zoo.data.modules import ImageData
-from zoo.data.sets import DATA
 from zoo.errors import UsageError, require
+from zoo.randomness import own_stream
 from zoo.scores.features import (
     COLOURS,
     NUM_FEATURES,
@@ -26,6 +26,7 @@ from zoo.scores.features import (
     Extractor,
     Inception,
     _versioned,
+    classifier,
     has_inception,
     shipped,
     weights_file,
@@ -39,7 +40,7 @@ SMALL_SIDE, SMALLEST_SIDE = 16, 4
 KEPT = "classifier"
 RECIPE = 1
 """Version of the training; enters the name in the cache."""
-OF_IMAGES = ("pad", "shrink", "draw_seed")
+OF_IMAGES = ("pad", "shrink", "draw_seed", "num_validation")
 """Arguments of every data module that change which images there are to learn from."""
 Watch = Callable[[int, int, float], None]
 """Told the epoch, from 1, how many there are, and the mean loss of this one."""
@@ -78,27 +79,41 @@ def ready(data: ImageData) -> Classifier | None:
     name, shape = data.source.name, data.image_shape
     if weights_file(name).is_file() and (net := shipped(name)).image_shape == shape:
         return net
-    kept = recalled(KEPT, _key(Examples(*data.divided()))) if _labelled(data) else None
+    kept = recalled(KEPT, _key(examples(data))) if _labelled(data) else None
     return None if kept is None else _rebuilt(name, shape, kept)
 
 
 def _labelled(data: ImageData) -> bool:
     """Whether every image has a label, those withheld from the method too."""
-    examples = Examples(*data.divided())
-    return min(int(y.min()) for y in (examples.y, examples.test_y)) >= 0
+    found = examples(data)
+    return min(int(y.min()) for y in (found.y, found.test_y)) >= 0
+
+
+def examples(data: ImageData) -> Examples:
+    """What a classifier of these images learns from, none of which validates, and what it is measured on."""
+    if data.subset or data.num_validation == 0:  # as where data are whole
+        data = type(data)(**_given(data), binarize="none")
+    train, test = data.originals("train"), data.originals("test")
+    return Examples(train, data.labels("train"), test, data.labels("test"))
+
+
+def _given(data: ImageData) -> dict[str, Any]:
+    """The arguments on which it depends which images these are; without validation, those of the default."""
+    of_images = {name: getattr(data, name) for name in OF_IMAGES}
+    return data.source_arguments() | of_images | {"num_validation": data.num_validation or None}
 
 
 def own_features(data: ImageData, watch: Watch | None = None) -> Classifier:
     """The classifier of a labelled data set, from the cache; trained now if it is not there.
 
     Args:
-        data: Whose images are learned from; those held out are read once, for the accuracy.
+        data: Whose training images are learned from; the test images are read once, for the accuracy.
         watch: Called after every epoch.
 
     Raises:
         UsageError: If the images have no labels or are too small.
     """
-    found = Examples(*data.divided())
+    found = examples(data)
     name, shape = data.source.name, data.image_shape
     without = int((torch.cat((found.y, found.test_y)) < 0).sum())
     require(without == 0, f"features are learned from labels, {without} images of {name} have none")
@@ -128,7 +143,7 @@ def trained(
     x, y = examples.x, examples.y
     size = min(BATCH, len(y))
     batches = len(y) // size
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.enable_grad():
         torch.manual_seed(seed)
         shape = (x.shape[1], x.shape[2], x.shape[3])
         net = Classifier(shape, _stages(shape), int(y.max()) + 1)
@@ -174,15 +189,14 @@ def augmented(x: Tensor, flip: bool) -> Tensor:
 
 def command(data: ImageData) -> str:
     """The command line that trains the features of a data set."""
-    recipe = data.recipe()
-    given = data.source_arguments() | {name: recipe["init_args"].get(name) for name in OF_IMAGES}
+    kind = type(data)
     usual = {
         name: parameter.default
-        for kind in (ImageData, DATA[recipe["class"]])
-        for name, parameter in inspect.signature(kind).parameters.items()
+        for one in (ImageData, kind)
+        for name, parameter in inspect.signature(one).parameters.items()
     }
-    words = ["zoo", "features", recipe["class"]]
-    for name, value in given.items():
+    words = ["zoo", "features", kind.__name__]
+    for name, value in _given(data).items():
         short = value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
         if value is not None and short != usual[name]:
             words += [f"--{name}", _word(short)]
@@ -218,7 +232,7 @@ def _stages(shape: tuple[int, int, int]) -> tuple[int, ...]:
 def _rebuilt(name: str, shape: tuple[int, int, int], kept: Arrays) -> Classifier:
     tensors = dict(kept)
     right, of = tensors.pop("held_out").tolist()
-    net = Classifier(shape, _stages(shape), len(tensors["output.bias"]))
+    net = classifier(shape, _stages(shape), len(tensors["output.bias"]))
     net.load_state_dict(tensors)
     version = _versioned(f"{name.replace('_', '-')}-cnn-{NUM_FEATURES}", net)
     net.name = f"{version} ({right / of:.1%} of {of} held-out images right)"
@@ -227,4 +241,5 @@ def _rebuilt(name: str, shape: tuple[int, int, int], kept: Arrays) -> Classifier
 
 @lru_cache(maxsize=1)
 def _inception() -> Extractor:
-    return Inception().requires_grad_(False).eval()
+    with own_stream(0):
+        return Inception().requires_grad_(False).eval()

@@ -45,11 +45,12 @@ class Evaluator(Callback):
 
     Args:
         num_samples: K, importance samples per image.
-        num_images: Samples drawn from the method, and images they are held against (fewer where there are
-            fewer).
+        num_images: Samples drawn from the method, which are held against all test images (no more samples
+            than there are of these).
         metrics: Which metrics; by default all but `ais`, which takes minutes.
-        every_n_epochs: While training, log `val/fid` and `val/kid` of 1,000 samples at the validation of
-            every so many epochs; 0 never does.
+        every_n_epochs: While training, log `val/fid` and `val/kid` of 1,000 samples against all validation
+            images at the validation of every so many epochs; 0 never does. A line says where the feature
+            network has learned from these images, which flatters.
         seed: Seed of the evaluation's random streams.
         out: The results file; by default `results.json` beside the checkpoint. The values of every image go
             to a .safetensors file of the same name.
@@ -78,6 +79,7 @@ class Evaluator(Callback):
         self.metrics = tuple(metrics or (name for name in SECTIONS if not SECTIONS[name].on_request))
         self.every_n_epochs, self.seed, self.out = every_n_epochs, seed, out
         self.results: Results | None = None
+        self._said = False
         self.per_image: dict[str, Tensor] = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
@@ -90,6 +92,13 @@ class Evaluator(Callback):
             require(reason is None, f"every_n_epochs must be 0 where {name} cannot be measured: {reason}")
         for name, number in scene.numbers.items():
             pl_module.log(name, number.value)
+        if scene.extractor.learned_from_validation and not self._said:
+            self._say(f"val/fid and val/kid flatter: {scene.extractor.name} learned from these images too")
+
+    @rank_zero_only
+    def _say(self, line: str) -> None:
+        self._said = True
+        console().print(line, markup=False, highlight=False)
 
     def on_test_start(self, trainer: Trainer, pl_module: Method) -> None:
         """Start afresh."""

@@ -3,7 +3,8 @@
 An extractor maps bytes to the activations that the distances compare and to class log-probabilities. The
 numbers of two extractors never compare, so a protocol names its extractor and a hash of its weights. The
 classifiers of `digits`, `mnist` and `fashion_mnist` ship with the package (`scripts/train_features.py` trains
-them, on training images only); which network a data set has is decided in `classifiers`.
+them, on training images only, those that validate among them); which network a data set has is decided in
+`classifiers`.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from zoo.contract.shapes import Codes, Images, LogProbs
 from zoo.errors import UsageError, require
+from zoo.randomness import own_stream
 
 NUM_FEATURES = 128
 CONVOLUTION = 4
@@ -47,6 +49,8 @@ class Extractor(nn.Module):
     num_classes: int
     batch: int
     """Images that are read at once."""
+    learned_from_validation: bool = False
+    """Whether it learned from the images that validate: what is held against these then flatters."""
 
     @abstractmethod
     def read(self, x: Tensor) -> Features:
@@ -151,16 +155,23 @@ def has_inception() -> bool:
 
 
 def shipped(data_name: str) -> Classifier:
-    """The classifier that ships with the package for a data set."""
+    """The classifier that ships with the package for a data set; it learned from all training images."""
     with safe_open(weights_file(data_name), "pt") as file:
         about = file.metadata()
         tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     channels, height, width = map(int, about["image_shape"].split("x"))
     widths = tuple(len(kernel) for kernel in tensors.values() if kernel.ndim == CONVOLUTION)
-    net = Classifier((channels, height, width), widths, int(about["num_classes"]))
+    net = classifier((channels, height, width), widths, int(about["num_classes"]))
     net.load_state_dict(tensors)
     net.name = _versioned(f"{data_name.replace('_', '-')}-cnn-{NUM_FEATURES}", net)
+    net.learned_from_validation = True
     return net.requires_grad_(False).eval()
+
+
+def classifier(image_shape: tuple[int, int, int], widths: tuple[int, ...], num_classes: int) -> Classifier:
+    """A classifier whose weights are still to be read; the first ones are drawn from a stream of its own."""
+    with own_stream(0):
+        return Classifier(image_shape, widths, num_classes)
 
 
 def weights_file(data_name: str) -> Path:

@@ -43,7 +43,7 @@ class Scene:
     num_samples: int
     """K, importance samples per image."""
     num_images: int
-    """n, samples drawn from the method and images they are held against."""
+    """n, samples drawn from the method, at most."""
     split: Literal["val", "test"] = "test"
     """Where the images come from that samples are held against."""
     rank: int = 0
@@ -134,12 +134,13 @@ class Scene:
 
     @cached_property
     def n(self) -> int:
-        """As many samples as there are images to hold them against, and no more than asked for."""
+        """Samples: as many as asked for, and no more than there are images to hold them against."""
         return min(self.num_images, *(len(self.data.originals(split)) for split in ("train", self.split)))
 
-    def real(self, split: Split, n: int | None) -> Tensor:
-        """The first n images, or all, of a split as before binarisation, [n, C, H, W] in [0, 1]."""
-        return self.data.originals(split)[:n].float() / 255
+    def real(self, split: Split, n: int | None = None) -> Tensor:
+        """All images of a split as before binarisation, or n of them, [n, C, H, W] in [0, 1]."""
+        images = self.data.originals(split)
+        return (images if n is None else images[drawn(len(images), n)]).float() / 255
 
     @cached_property
     def samples(self) -> Tensor:
@@ -167,8 +168,7 @@ class Scene:
         Raises:
             UsageError: If there is none.
         """
-        with own_stream(self.seed):  # a network draws its first weights, whose place the file's take
-            return extractor(self.data).to(self.method.device)
+        return extractor(self.data).to(self.method.device)
 
     def features(self, images: Tensor) -> Features:
         """Features of images [N, C, H, W] that lie on the CPU."""
@@ -204,7 +204,7 @@ class Scene:
             work: Images to numbers by name.
         """
         for floor, images in self.floor_images.items():
-            full = [code_version(), content_hash(images), content_hash(self.real(self.split, self.n)), *key]
+            full = [code_version(), content_hash(images), content_hash(self.real(self.split)), *key]
             known = remembered(name, full, lambda images=images: as_tensors(work(images)))
             for metric, (value, error) in known.items():
                 like = self.numbers[f"{self.split}/{metric}"]
@@ -219,19 +219,21 @@ class Scene:
         measure: Callable[[Features, Features], dict[str, Estimate]],
         how: str = "",
         of: object = "",
+        as_many: bool = False,
     ) -> None:
-        """Hold the features of the samples, and of the floors, against those of the test images.
+        """Hold the features of the samples, and of the floors, against those of all test images.
 
         Args:
             name: The metric.
             measure: Features of real images and of others to numbers by name.
             how: What else the protocol says.
             of: What the units count.
+            as_many: Hold them against as many as there are samples, drawn once, where a value says nothing if
+                the counts differ.
         """
-        real = self.known(self.real(self.split, self.n))
-        against = (
-            f"{self.n} samples against {self.n} {self.split} images as bytes{how}; {self.extractor.name}"
-        )
+        real = self.known(self.real(self.split, self.n if as_many else None))
+        count = part_of(len(real.activations), len(self.data.originals(self.split)))
+        against = f"{self.n} samples against {count} {self.split} images as bytes{how}; {self.extractor.name}"
         protocol = self.untreated(against, num_images=self.n)
         for metric, estimate in measure(real, self.sample_features).items():
             interval = share_interval(estimate, self.n) if self.measures[metric].unit == "share" else None
@@ -257,6 +259,19 @@ class Scene:
         both = self.data.labels("train"), self.data.labels("test")[scored]
         require(min(int(y.min()) for y in both) >= 0, f"{self.data.source.name} has no labels")
         return both
+
+
+def drawn(of: int, n: int) -> Tensor:
+    """Rows that stand for all of so many, ascending: n drawn once from seed 0, all where there are no more.
+
+    Never the first n: the first half of MNIST's test images is the easier one, and folders come by class.
+    """
+    return torch.randperm(of, generator=torch.Generator().manual_seed(0))[:n].sort().values
+
+
+def part_of(n: int, of: int) -> str:
+    """How a protocol counts rows that were drawn."""
+    return f"{n}" if n == of else f"{n} of {of}"
 
 
 def _finite(error: float | None) -> float | None:

@@ -18,6 +18,7 @@ def data(action: Literal["prepare", "show"], name: str, out: str | None = None, 
     from zoo.data.sets import from_recipe
     from zoo.data.sources import cache_file
     from zoo.pictures.grids import save_grid
+    from zoo.randomness import own_stream
 
     began = time.perf_counter()
     module = from_recipe({"class": name, "init_args": options})
@@ -33,7 +34,9 @@ def data(action: Literal["prepare", "show"], name: str, out: str | None = None, 
         sys.stdout.write(f"classes: {', '.join(facts.classes) or 'not named'}\n")
         sys.stdout.write(f"test sha256: {module.test_hash()}\n")
         sys.stdout.write(f"mean pixel: {float(module.mean_image().mean()):.4f}\n")
-        save_grid(module.split("train").x[:100], out, 10)
+        with own_stream(module.draw_seed):
+            images = module.split("train").x[:100]
+        save_grid(images, out, 10)
         sys.stdout.write(f"first 100 training images: {out}\n")
 
 

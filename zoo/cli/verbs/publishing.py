@@ -23,7 +23,7 @@ def reproduce(
     Args:
         slugs: Recipes, such as `vae-mnist`.
         budget: `cpu` and `gpu` train the recipe there, `paper` its paper-sized variant wherever it can.
-        seeds: Runs with seeds 0, 1, ...; the first one's weights are published, the others give the spread.
+        seeds: Runs with seeds 0, 1, ...; the weights nearest the median are published, with the spread.
         hours: No training begins after so many hours; the same command goes on.
         print_only: Print the commands, run nothing.
         out: Folder of checkpoints; by default the checkout's, whose registry and `MODEL_CARDS.md` follow.

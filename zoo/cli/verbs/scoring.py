@@ -26,7 +26,7 @@ def score(
         metrics: Which metrics, such as `fid kid`; by default all but `ais`.
         data: Class of the data (`MNIST`); by default what the model was trained on.
         num_samples: K, importance samples per image.
-        num_images: Samples drawn from each model, and images they are held against.
+        num_images: Samples drawn from each model, which are held against all test images.
         seed: Seed of the evaluation's random streams.
         device: Where to run.
         revision: Branch, tag or commit on the Hub.
@@ -165,6 +165,7 @@ def _paired(results: list, paths: list[str]) -> None:
         if other is None or other.protocol != number.protocol or any(column not in part for part in columns):
             continue
         mean, error = mean_and_error(columns[1][column] - columns[0][column])
-        table.add_row(name, f"{mean:+.2f} ± {error:.2f}", number.unit, number.protocol.how)
+        side = other.side.minus(number.side).value
+        table.add_row(name, f"{side} {mean:+.2f} ± {error:.2f}", number.unit, number.protocol.how)
     require(table.row_count > 0, f"no metric has one protocol in both {paths[0]} and {paths[1]}")
     console().print(table)

@@ -104,6 +104,7 @@ class LabelDBN(Greedy, Emits, Conditions, Classifies, Encodes, Decodes, Reconstr
     """
 
     paper = "Hinton, Osindero, Teh. A Fast Learning Algorithm for Deep Belief Nets. Neural Computation 2006."
+    classifies_by = "p(y|E[h|x])"
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class LabelDBN(Greedy, Emits, Conditions, Classifies, Encodes, Decodes, Reconstr
 
     @torch.no_grad()
     def classify(self, x: Images) -> LogProbs:
-        """Log p(y|h) of the top level, [B, classes], at the means h of a pass upwards."""
+        """Log p(y|h) of the top level at the means of a pass upwards in the place of h, [B, classes]."""
         return self.top.joint(self.encode(x)).log_softmax(1)
 
     @torch.no_grad()

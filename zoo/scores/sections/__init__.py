@@ -51,7 +51,10 @@ def said_of(name: str) -> str:
 
 
 def run_sections(scene: Scene, wanted: Collection[str]) -> Iterator[tuple[str, str | None]]:
-    """Run the wanted sections in order; yield each metric with the reason why it was skipped, if it was."""
+    """Run the wanted sections in order; yield each metric with the reason why it was skipped, if it was.
+
+    The global random stream is left as it was, whatever a section or a method draws from it.
+    """
     for name, section in SECTIONS.items():
         if name not in wanted:
             continue
@@ -64,7 +67,9 @@ def run_sections(scene: Scene, wanted: Collection[str]) -> Iterator[tuple[str, s
             continue
         scene.measures = section.numbers
         try:
-            section.run(scene)
-            yield name, None
+            with scene.stream(name):
+                section.run(scene)
         except ValueError as reason:  # also torch's, of values outside a distribution's support
             yield name, one_line(reason)
+        else:
+            yield name, None

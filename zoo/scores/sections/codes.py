@@ -20,7 +20,7 @@ from zoo.scores.representation import (
     total_correlation,
 )
 from zoo.scores.results import Measure
-from zoo.scores.scene import Scene, as_tensors, code_version
+from zoo.scores.scene import Scene, as_tensors, code_version, drawn, part_of
 from zoo.scores.section import (
     Section,
     cluster_probabilities,
@@ -64,8 +64,8 @@ def codes(scene: Scene) -> None:
     """What a linear probe and nearest neighbours read from the codes; raw pixels beside them."""
     require(not scene.data.whole, "probes need images that no one has trained on, the data are whole")
     train_y, test_y = scene.labels
-    n = min(PROBE_CODES, len(train_y))
-    train_y = train_y[:n]
+    rows = drawn(len(train_y), PROBE_CODES)
+    counted, train_y = part_of(len(rows), len(train_y)), train_y[rows]
 
     def read(train: Tensor, test: Tensor) -> dict[str, Estimate]:
         near = knn_accuracy(train, train_y, test, test_y)
@@ -73,12 +73,12 @@ def codes(scene: Scene) -> None:
             f"knn_accuracy_{k}": accuracy for k, accuracy in near.items()
         }
 
-    sizes = f"{n} training and {len(test_y)} test"
-    for name, accuracy in read(_train_codes(scene, n), scene.per_image["code"]).items():
+    sizes = f"{counted} training and {len(test_y)} test"
+    for name, accuracy in read(_train_codes(scene, rows), scene.per_image["code"]).items():
         interval = wilson(accuracy.value, len(test_y))
         scene.put(name, accuracy, scene.treated(f"{sizes} codes"), interval=interval)
     scored = scene.per_image["row"].long()
-    train, test = scene.real("train", n), scene.real("test", None)[scored]
+    train, test = scene.real("train", PROBE_CODES), scene.real("test")[scored]
     known = remembered(
         "codes",
         [code_version(), content_hash(train), content_hash(test)],
@@ -89,12 +89,12 @@ def codes(scene: Scene) -> None:
         scene.put(name, Estimate(float(value), float(error)), how, floor="raw_pixels")
 
 
-def _train_codes(scene: Scene, n: int) -> Tensor:
+def _train_codes(scene: Scene, rows: Tensor) -> Tensor:
     method = scene.method
     assert isinstance(method, Encodes)
     with scene.stream("training images"):
-        x = scene.data.split("train").x[:n]
-    return scene.spread("codes", n, lambda rows: (method.encode(x[rows].to(method.device)),))[0]
+        x = scene.data.split("train").x[rows]
+    return scene.spread("codes", len(x), lambda part: (method.encode(x[part].to(method.device)),))[0]
 
 
 def clusters(scene: Scene) -> None:
@@ -104,9 +104,9 @@ def clusters(scene: Scene) -> None:
     if isinstance(method, Clusters):
         log_probs, source = columns["log_prob_cluster"], "own clusters"
     else:
-        k, n = int(train_y.max()) + 1, min(PROBE_CODES, len(train_y))
-        log_probs = kmeans_clusters(_train_codes(scene, n), columns["code"], k, scene.seed)
-        source = f"k-means of {n} training codes, k={k}"
+        k, rows = int(train_y.max()) + 1, drawn(len(train_y), PROBE_CODES)
+        log_probs = kmeans_clusters(_train_codes(scene, rows), columns["code"], k, scene.seed)
+        source = f"k-means of {part_of(len(rows), len(train_y))} training codes, k={k}"
     found = clustering(log_probs, test_y)
     how = scene.treated(f"{len(test_y)} images, {source}")
     for protocol in ("hungarian", "majority", "aae"):
@@ -122,18 +122,20 @@ def aggregate(scene: Scene) -> None:
     """Mutual information of image and latent, and the distance of all posteriors together from the prior."""
     method = scene.method
     assert isinstance(method, Believes)
-    x = scene.data.split("test").x[: scene.n].to(method.device)
+    test = scene.data.split("test").x
+    x = test[drawn(len(test), scene.num_images)].to(method.device)
+    few = drawn(len(x), CORRELATED)
     with scene.stream("aggregate"), torch.no_grad():
         beliefs = method.believe(x)
         found = aggregate_posterior(beliefs.posterior, beliefs.prior)
-        few = method.believe(x[:CORRELATED]).posterior
-        correlation = total_correlation(few) if isinstance(few, Independent) else None
-    how = f"{len(x)} posteriors, one draw each"
+        posterior = method.believe(x[few]).posterior
+        correlation = total_correlation(posterior) if isinstance(posterior, Independent) else None
+    how = f"{part_of(len(x), len(test))} posteriors, one draw each"
     capped = f"{how}; at most log {len(x)} = {math.log(len(x)):.2f}"
     scene.put("mutual_information", found.information, scene.treated(capped))
     scene.put("marginal_kl", found.marginal_kl, scene.treated(f"{how}, biased upwards"))
     if correlation is not None:  # a posterior of several layers does not factorise
-        biased = f"{min(CORRELATED, len(x))} posteriors, one draw each, biased upwards"
+        biased = f"{part_of(len(few), len(test))} posteriors, one draw each, biased upwards"
         scene.put("total_correlation", correlation, scene.treated(biased))
 
 

@@ -10,7 +10,7 @@ from zoo.errors import UsageError, require
 from zoo.scores.metrics import proportion, wilson
 from zoo.scores.representation import matching, outlier_auroc
 from zoo.scores.results import Measure
-from zoo.scores.scene import Scene
+from zoo.scores.scene import Scene, drawn, part_of
 from zoo.scores.section import Section
 
 OUTLIERS, OUTLIER_SAMPLES = 1000, 50
@@ -49,11 +49,13 @@ def _categories(scene: Scene, method: Conditions) -> tuple[Tensor, str]:
         raise UsageError(f"matching categories needs Clusters: {name} has not that capability")
     with scene.stream("training images"):
         train = scene.data.split("train")
-    known = (train.y >= 0).nonzero()[:MATCHED, 0]
+    known = (train.y >= 0).nonzero()[:, 0]
     require(len(known) > 0, f"{scene.data.source.name} has no labels")
-    x, y, device = train.x[known], train.y[known], scene.method.device
-    found = scene.spread("categories", len(x), lambda rows: (method.cluster(x[rows].to(device)),))[0]
-    how = f", {method.num_categories} own categories matched one to one on {len(x)} training images"
+    rows = known[drawn(len(known), MATCHED)]
+    x, y, device = train.x[rows], train.y[rows], scene.method.device
+    found = scene.spread("categories", len(x), lambda part: (method.cluster(x[part].to(device)),))[0]
+    images = f"{part_of(len(x), len(known))} training images"
+    how = f", {method.num_categories} own categories matched one to one on {images}"
     return matching(found, y, classes), how
 
 
@@ -67,7 +69,7 @@ def accuracy(scene: Scene) -> None:
         return (method.classify(x[rows].to(method.device)).argmax(1),)
 
     hits = proportion(scene.spread("accuracy", len(x), predict)[0] == labels)
-    how = scene.treated(f"{len(x)} images")
+    how = scene.treated(f"{len(x)} images, by {method.classifies_by}")
     scene.put("accuracy", hits, how, interval=wilson(hits.value, len(x)))
 
 
@@ -78,8 +80,9 @@ def outliers(scene: Scene) -> None:
     require(known is not None, f"no outliers of the shape of {scene.image_set} are known")
     other = from_recipe(recipe | {"class": known})
 
-    def read(name: str, data: ImageData) -> Tensor:
-        x = data.split("test").x[:OUTLIERS].to(method.device)
+    def read(name: str, data: ImageData) -> tuple[Tensor, str]:
+        test = data.split("test").x
+        x = test[drawn(len(test), OUTLIERS)].to(method.device)
 
         def score(rows: slice) -> tuple[Tensor]:
             if isinstance(method, Scores):
@@ -87,13 +90,13 @@ def outliers(scene: Scene) -> None:
             assert isinstance(method, Energies)
             return (-method.energy(x[rows]).double(),)
 
-        return scene.spread(name, len(x), score)[0]
+        return scene.spread(name, len(x), score)[0], part_of(len(x), len(test))
 
-    inside, outside = read("inliers", scene.data), read("outliers", other)
+    (inside, these), (outside, those) = read("inliers", scene.data), read("outliers", other)
     likelihood = "Bernoulli score" if scene.data.pixels == "pseudo" else "log p(x)"
     by = likelihood if isinstance(method, Scores) else "energy"
     by += f", K={OUTLIER_SAMPLES}" if isinstance(method, Weighs) else ""
-    how = f"{len(inside)} images against {len(outside)} of {other.source.name}, by {by}"
+    how = f"{these} images against {those} of {other.source.name}, by {by}"
     scene.put("outlier_auroc", outlier_auroc(inside, outside), scene.treated(how))
 
 

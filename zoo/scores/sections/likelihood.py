@@ -11,7 +11,7 @@ from zoo.parts.annealing.verdicts import SHORTER, judged
 from zoo.parts.estimators import bits_per_dim
 from zoo.scores.metrics import mean_and_error, proportion, wilson
 from zoo.scores.results import Measure, Protocol
-from zoo.scores.scene import Scene
+from zoo.scores.scene import Scene, drawn, part_of
 from zoo.scores.section import Section, energies, likelihoods
 
 LOW_ESS = 10.0
@@ -61,14 +61,15 @@ def warn_if_loose(scene: Scene, bound: str, ess: Tensor, count: int) -> None:
 
 
 def _log_likelihood(scene: Scene, side: Side, mean: tuple[float, float], how: Protocol) -> None:
-    key = "log_prob" if side is Side.EXACT else f"log_prob_{side.name.lower()}"
-    _put(scene, key, "bernoulli_score", side, mean, how)
+    _put(scene, BY_SIDE[side], "bernoulli_score", side, mean, how)
     if scene.data.pixels in ("real", "pseudo"):
         return  # grey levels without dithering have a density, or a score, not a probability: no bits
     dims = math.prod(scene.method.image_shape)
-    opposite = {Side.LOWER: Side.UPPER, Side.UPPER: Side.LOWER}.get(side, side)
-    bits = bits_per_dim(-mean[0], dims, bytes_scaled=scene.data.pixels == "deq")
-    scene.put("bits_per_dim", (bits, mean[1] / (math.log(2) * dims)), how, side=opposite)
+    dithered = scene.data.pixels == "deq"
+    bits = bits_per_dim(-mean[0], dims, bytes_scaled=dithered)
+    # the mean log density of a byte's dithered pixels is no more than the log-probability of the byte
+    side = side.plus(Side.LOWER if dithered else Side.EXACT).opposite
+    scene.put("bits_per_dim", (bits, mean[1] / (math.log(2) * dims)), how, side=side)
 
 
 def _put(
@@ -95,17 +96,16 @@ def partition(scene: Scene) -> None:
         scene.warnings.append(f"log Z may be low: anneal four times as long; {verdict.rerun}")
     how = "log Z by enumeration" if exact else f"AIS, {PARTITION_CHAINS} chains, {z.num_steps} distributions"
     how += "" if method.temperature == 1 else f", temperature {method.temperature:g}"
-    bounded = method.energy_side is Side.UPPER
-    sides = (Side.LOWER, Side.ESTIMATE) if bounded else (Side.EXACT, Side.OPTIMISTIC)
-    side = sides[0 if exact else 1]
+    side_of_z = Side.EXACT if exact else Side.LOW  # E Z = Z of weights, so E log Z <= log Z
     alone = Protocol("", how)
-    scene.put("log_partition", (z.log_z, z.error), alone, side=Side.EXACT if exact else Side.ESTIMATE)
+    scene.put("log_partition", (z.log_z, z.error), alone, side=side_of_z)
     if not exact:
         scene.put("partition_ess", z.ess, alone, of=PARTITION_CHAINS)
         scene.put("partition_spread", z.spread, alone)
     mean, error = mean_and_error(-scene.per_image["energy"] - z.log_z)
     n = len(scene.per_image["energy"])
-    how += ", a bound on the energy" if bounded else ""
+    how += ", a bound on the energy" if method.energy_side is not Side.EXACT else ""
+    side = method.energy_side.plus(side_of_z).opposite
     _log_likelihood(scene, side, (mean, math.hypot(error, z.error)), scene.treated(f"{n} images, {how}"))
 
 
@@ -113,32 +113,38 @@ def annealed(scene: Scene) -> None:
     """A second opinion on the importance bound: annealed importance sampling of the latents."""
     method = scene.method
     assert isinstance(method, Explains)
-    x = scene.data.split("test").x[:AIS_IMAGES].to(method.device)
+    scored = scene.per_image["row"].long()
+    rows = drawn(len(scored), AIS_IMAGES)
+    x = scene.data.split("test").x[scored[rows]].to(method.device)
     found = scene.spread(
-        "ais", len(x), lambda rows: tuple(latent_ais(method.explain(x[rows]), AIS_CHAINS, AIS_STEPS))
+        "ais", len(x), lambda part: tuple(latent_ais(method.explain(x[part]), AIS_CHAINS, AIS_STEPS))
     )
     log_prob, ess, acceptance = found
-    how = f"first {len(x)} images, AIS from the prior, {AIS_CHAINS} chains, "
+    how = f"{part_of(len(x), len(scored))} images, AIS from the prior, {AIS_CHAINS} chains, "
     how += f"{AIS_STEPS} distributions, acceptance {float(acceptance.mean()):.2f}"
     _put(scene, "log_prob_ais", "bernoulli_ais", Side.LOWER, mean_and_error(log_prob), scene.treated(how))
     scene.put("ais_ess_median", float(ess.median()), scene.treated(how), of=AIS_CHAINS)
     if "log_prob" in scene.per_image:
-        difference = mean_and_error(log_prob - scene.per_image["log_prob"][: len(x)])
+        difference = mean_and_error(log_prob - scene.per_image["log_prob"][rows])
         how += f"; less the importance bound of the same images, K={scene.num_samples}"
-        scene.put("ais_less_bound", difference, scene.treated(how))
+        scene.put("ais_less_bound", difference, scene.treated(how), side=Side.LOWER.minus(method.side))
 
 
 NATS = "nats/image"
-LIKELIHOODS = {
+LOG_PROBS = {
     "log_prob": Measure(NATS, Side.EXACT, "higher", board=90, headline=10),
     "log_prob_lower": Measure(NATS, Side.LOWER, "higher", board=91, headline=11),
     "log_prob_upper": Measure(NATS, Side.UPPER),
     "log_prob_estimate": Measure(NATS, Side.ESTIMATE, "higher", board=92, headline=12),
-    "log_prob_optimistic": Measure(NATS, Side.OPTIMISTIC, "higher", board=93, headline=13),
+    "log_prob_optimistic": Measure(NATS, Side.HIGH, "higher", board=93, headline=13),
+    "log_prob_pessimistic": Measure(NATS, Side.LOW),
+}
+BY_SIDE = {measure.side: name for name, measure in LOG_PROBS.items()}
+LIKELIHOODS = LOG_PROBS | {
     "bernoulli_score": Measure(NATS, better="higher", board=94, headline=14),
     "bits_per_dim": Measure("bits/dim", better="lower", board=120, headline=20),
 }
-"""What every log-likelihood is put as; its side is in its name."""
+"""What every log-likelihood is put as; the side of a log p(x) is in its name."""
 
 LOG_PROB = Section(
     (Scores,),

@@ -12,7 +12,7 @@ from zoo.scores.features import Features
 from zoo.scores.metrics import Estimate, fid, inception_score, kid, mean_and_error, neighbourhoods
 from zoo.scores.parzen import parzen
 from zoo.scores.results import Measure, Protocol
-from zoo.scores.scene import Scene, code_version
+from zoo.scores.scene import Scene, code_version, part_of
 from zoo.scores.section import Section
 
 PARZEN_VALIDATION = 1000
@@ -38,12 +38,13 @@ def classifier_score(scene: Scene) -> None:
 
 
 def neighbourhood(scene: Scene) -> None:
-    """Improved precision and recall, density and coverage."""
+    """Improved precision and recall, density and coverage; few samples cannot cover many images."""
 
     def measure(real: Features, fake: Features) -> dict[str, Estimate]:
         return neighbourhoods(real.activations, fake.activations)._asdict()
 
-    scene.compare("neighbourhoods", measure, ", k=3 (precision, recall), k=5 (density, coverage)")
+    how = ", k=3 (precision, recall), k=5 (density, coverage)"
+    scene.compare("neighbourhoods", measure, how, as_many=True)
 
 
 def classes(scene: Scene) -> None:
@@ -64,10 +65,11 @@ def classes(scene: Scene) -> None:
 
 def parzen_window(scene: Scene) -> None:
     """Parzen-window log-likelihood of the test images under the samples: for the record."""
-    validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test", scene.n)
+    validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test")
+    chosen_on = part_of(len(validation), len(scene.data.originals("val")))
     how = Protocol(
         f"{scene.image_set}, real",
-        f"{scene.n} samples (means), {scene.n} test images, sigma chosen on {len(validation)} validation "
+        f"{scene.n} samples (means), {len(test)} test images, sigma chosen on {chosen_on} validation "
         "images; certifies smoothness, not quality: can beat the data itself",
         num_images=scene.n,
     )
@@ -83,7 +85,7 @@ def parzen_window(scene: Scene) -> None:
 
 def training_distance(scene: Scene) -> None:
     """How far samples are from their nearest training images, and test images: copies are nearer."""
-    train, test = scene.real("train", None), scene.real("test", scene.n)
+    train, test = scene.real("train"), scene.real("test", scene.n)
     how = scene.untreated(
         f"{len(train)} training images, Euclid over pixels in [0, 1]; {scene.n} samples", num_images=scene.n
     )
