@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.gathered import Gathered
@@ -18,6 +18,13 @@ from zoo.randomness import mix
 
 CHECK_EVERY = 50
 """Batches between two looks at the terms, which may have to wait for the device."""
+TREATMENTS: dict[PixelKind, str] = {
+    "binary": "--data.binarize=dynamic",
+    "real": "--data.binarize=none",
+    "deq": "--data.binarize=none --data.dequantize=true",
+    "pseudo": "--data.binarize=pseudo",
+}
+"""What makes each kind of pixels of grey levels."""
 
 
 class Method(LightningModule, ABC):
@@ -119,12 +126,20 @@ class Method(LightningModule, ABC):
         require(
             data.pixels in self.accepts,
             f"{name} needs {' or '.join(self.accepts)} pixels, the data are {data.pixels}: "
-            "set data.binarize or data.dequantize, or the model's likelihood",
+            f"set {' or '.join(TREATMENTS[kind] for kind in self.accepts)}, or the model's likelihood",
         )
         require(
             data.num_validation != 0 or not self.needs_validation,
             f"{name} chooses by validation: data.num_validation must be at least 1, got 0",
         )
+        if any(isinstance(part, nn.BatchNorm1d) for part in self.modules()):
+            n = len(data.originals("train"))
+            of_process = math.ceil(n / (1 if self._trainer is None else self._trainer.world_size))
+            require(
+                data.batch_size > 1 and of_process % data.batch_size != 1,
+                f"{name} normalises by the batch: every batch must hold at least 2 images, got 1 in the last "
+                f"of {n} training images by data.batch_size: {data.batch_size}",
+            )
 
     def on_fit_start(self) -> None:
         """Start the clock, and choose the seed of the run's streams; a resumed run brings both."""
