@@ -99,6 +99,7 @@ class Method(LightningModule, ABC):
         if data is not None:
             self.refuse_unsuitable(data)
             if stage == "fit":
+                self._refuse_batch_of_one(data)
                 data.steps_per_batch = self.join_steps(data)
                 self.start_from(data)
 
@@ -132,14 +133,17 @@ class Method(LightningModule, ABC):
             data.num_validation != 0 or not self.needs_validation,
             f"{name} chooses by validation: data.num_validation must be at least 1, got 0",
         )
-        if any(isinstance(part, nn.BatchNorm1d) for part in self.modules()):
-            n = len(data.originals("train"))
-            of_process = math.ceil(n / (1 if self._trainer is None else self._trainer.world_size))
-            require(
-                data.batch_size > 1 and of_process % data.batch_size != 1,
-                f"{name} normalises by the batch: every batch must hold at least 2 images, got 1 in the last "
-                f"of {n} training images by data.batch_size: {data.batch_size}",
-            )
+
+    def _refuse_batch_of_one(self, data: Any) -> None:
+        if not any(isinstance(part, nn.BatchNorm1d) for part in self.modules()):
+            return
+        n, size = len(data.originals("train")), data.batch_size
+        alone = size == 1 or math.ceil(n / self.trainer.world_size) % size == 1
+        require(
+            not alone,
+            f"{type(self).__name__} normalises by the batch: no batch may hold a single image, got one of "
+            f"{n} training images by data.batch_size: {size}",
+        )
 
     def on_fit_start(self) -> None:
         """Start the clock, and choose the seed of the run's streams; a resumed run brings both."""
