@@ -283,6 +283,8 @@ class ZooCLI(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         """Train; a mistake that shows before the first checkpoint leaves no folder behind."""
         try:
+            for split in ("val", "test") if self.datamodule.num_validation != 0 else ("test",):
+                self.datamodule.refuse_idle(split, self.trainer.world_size)
             self.trainer.fit(**arguments)
         except UsageError:
             if self.folder and not any(self.folder.glob("*.ckpt")):

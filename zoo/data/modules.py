@@ -408,6 +408,19 @@ class ImageData(LightningDataModule, ABC):
         """The test rows in order."""
         return self._loader("test", EVAL_BATCH)
 
+    def refuse_idle(self, split: Split, num_processes: int) -> None:
+        """Refuse an evaluation of a split that would leave a process without a batch.
+
+        Raises:
+            UsageError: On every process alike.
+        """
+        n = len(self.originals(split))
+        require(
+            n > (num_processes - 1) * EVAL_BATCH,
+            f"the {split} split must give every process a batch of {EVAL_BATCH} images, "
+            f"got {n} images for {num_processes} processes",
+        )
+
     def _loader(self, split: Split, batch_size: int) -> DataLoader:
         self.setup()
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -418,11 +431,7 @@ class ImageData(LightningDataModule, ABC):
             sampler = DistributedSampler(rows, num_replicas=world, rank=rank, seed=self._shuffle_seed)
         else:
             sampler = _WholeBatches(rows, num_replicas=world, rank=rank, shuffle=False)
-            require(
-                len(sampler) > 0,
-                f"the {split} split must give every process a batch of {EVAL_BATCH} images, "
-                f"got {len(rows)} images for {world} processes",
-            )
+            self.refuse_idle(split, world)
         return DataLoader(
             rows,
             batch_size=batch_size,

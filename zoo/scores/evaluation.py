@@ -81,9 +81,7 @@ class Evaluator(Callback):
         self.per_image: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: Method) -> None:
-        """Refuse now what would end the first score while training, or that of several processes."""
-        if trainer.world_size > 1:
-            data_of(trainer).test_dataloader()
+        """Refuse now what would end the first score while training."""
         if self.every_n_epochs:
             scene = self._light_scene(trainer, pl_module)
             scene.samples = scene.real("val", scene.n)
