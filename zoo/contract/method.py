@@ -18,7 +18,7 @@ from zoo.randomness import mix
 
 CHECK_EVERY = 50
 """Batches between two looks at the terms, which may have to wait for the device."""
-TREATMENTS: dict[PixelKind, str] = {
+MADE_BY: dict[PixelKind, str] = {
     "binary": "--data.binarize=dynamic",
     "real": "--data.binarize=none",
     "deq": "--data.binarize=none --data.dequantize=true",
@@ -127,7 +127,7 @@ class Method(LightningModule, ABC):
         require(
             data.pixels in self.accepts,
             f"{name} needs {' or '.join(self.accepts)} pixels, the data are {data.pixels}: "
-            f"set {' or '.join(TREATMENTS[kind] for kind in self.accepts)}, or the model's likelihood",
+            f"set {' or '.join(MADE_BY[kind] for kind in self.accepts)}, or the model's likelihood",
         )
         require(
             data.num_validation != 0 or not self.needs_validation,

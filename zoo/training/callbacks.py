@@ -58,8 +58,8 @@ class Grids(Callback):
                 pictures["samples"] = method.sample(self.side**2)
             if isinstance(method, Reconstructs):
                 x = data_of(trainer).split(split).x[: self.side**2 // 2].to(method.device)
-                both = torch.stack((x, method.reconstruct(x)), 1)
-                pictures["reconstructions"] = both.flatten(0, 1)
+                pairs = torch.stack((x, method.reconstruct(x)), 1)
+                pictures["reconstructions"] = pairs.flatten(0, 1)
             if isinstance(method, Encodes) and isinstance(method, Decodes) and self.side > 1:
                 x = data_of(trainer).split(split).x[: 2 * self.side].to(method.device)
                 first, second = paired(x)
