@@ -4,6 +4,7 @@ import re
 
 import pytest
 import yaml
+from PIL import Image
 from support import ROOT
 
 import zoo
@@ -39,6 +40,9 @@ def test_names_agree_and_the_first_comment_states_the_expected_number(slug):
 def test_a_trial_run_of_two_batches(slug, tmp_path, monkeypatch, mnist_mirror):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOO_DATA", str(mnist_mirror))
+    (tmp_path / "folder").mkdir()  # what a recipe of one's own pictures calls them
+    for i in range(12):
+        Image.new("RGB", (8, 8), (20 * i, 0, 0)).save(tmp_path / f"folder/{i}.png")
     arguments = [
         "fit",
         "--config",

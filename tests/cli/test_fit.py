@@ -1,6 +1,7 @@
 """The person at the terminal: a fit leaves what the house promises, and its checkpoints go on."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -142,12 +143,12 @@ def test_a_folder_of_pictures_trains_with_only_a_yaml(zoo_here, tmp_path):
         "model:\n  class_path: VAE\n"
         "  init_args: {likelihood: gaussian_learned, latent_dim: 4, hidden_dims: [16]}\n"
         "data:\n  class_path: ImageFolder\n"
-        "  init_args: {path: photos, size: 16, binarize: none, dequantize: true}\n"
+        "  init_args: {path: photos, size: 16, dequantize: true}\n"
         "trainer: {max_epochs: 2}\nscore: {num_samples: 5}\n"
     )
     zoo_here("fit", "--config", "photos.yaml", cwd=tmp_path, check=True)
     folder = tmp_path / "runs/photos/version_0"
     results = Results.read(folder / "results.json")
-    assert "photos 3x16x16 " in results.data["protocol"]
+    assert re.match(r"own:photos@[0-9a-f]{8} 3x16x16 49/5/6 ", results.data["protocol"])
     assert results.numbers["test/bits_per_dim"].value > 0
     assert zoo.from_pretrained(folder / "model").sample(2).shape == (2, 3, 16, 16)

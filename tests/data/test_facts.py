@@ -99,20 +99,22 @@ def test_every_recipe_has_data_with_facts():
 
 
 @pytest.mark.parametrize("slug", {facts_of(data_of(slug)).name: slug for slug in sorted(RECIPES)}.values())
-def test_every_recipes_data_end_in_a_card(slug, tmp_path):
+def test_every_recipes_data_end_in_a_card(slug, tmp_path, monkeypatch):
     """`zoo reproduce diffusion-heartbeat` trained, and then ended in KeyError."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()  # what a recipe of one's own pictures calls them
     data = data_of(slug)
     facts, kind = facts_of(data), DATA[data["class"]]
     shape = kind(**data["init_args"]).image_shape
     stated = kind(**data["init_args"]).stated.written() if facts.sizes else {"protocol": "as it was"}
-    recorded = {"name": facts.name, "short": facts.name} | stated | {"test_sha256": "00"}
+    recorded = {"name": facts.full_name, "short": facts.name} | stated | {"test_sha256": "00"}
     one = published(tmp_path / slug, data, shape, recorded)
     text = card(one)
     assert f"Trained on {facts.called}." in text
     assert text.rstrip().endswith(f"Data: {facts.credit}.")
     assert f"[64, {shape[0]}, {shape[1]}, {shape[2]}]" in text
     assert yaml.safe_load(text.split("---")[1]).get("datasets", []) == ([facts.hub] if facts.hub else [])
-    assert entrant(one).data == facts.name
+    assert entrant(one).data == facts.full_name
     assert f"[{slug}]" in readme_table({slug: one})
     assert slug in index({slug: one})
 
@@ -127,8 +129,9 @@ def test_a_folder_of_pictures_ends_in_a_card_on_a_machine_without_it(tmp_path):
     one = published(tmp_path / "pca-photos", data.recipe(), (3, 6, 6), recorded)
     shutil.rmtree(photos)
     assert "Data: photos, a folder of pictures, licence not stated." in card(one)
-    assert "| photos 10/1/1, deq |" in readme_table({"pca-photos": one})
-    assert entrant(one).data == "photos"
+    assert "Trained on own:photos." in card(one)
+    assert "| own:photos 10/1/1, deq |" in readme_table({"pca-photos": one})
+    assert entrant(one).data == "own:photos"
 
 
 def test_old_results_without_the_parts_are_still_read():

@@ -9,7 +9,7 @@ from support import tiny
 from zoo.cli.light import run
 from zoo.contract.capabilities import Decodes, Encodes
 from zoo.errors import UsageError
-from zoo.pictures.walks import interpolate, mask, nearest, traverse
+from zoo.pictures.walks import interpolate, mask, nearest, paired, traverse
 
 PAIR, NINE = torch.rand(2, 1, 2, 2), torch.rand(9, 1, 2, 2)
 
@@ -117,3 +117,15 @@ def test_a_repair_keeps_what_is_known(tmp_path, monkeypatch):
     assert torch.equal(original[:, :, 28:], repaired[:, :, 28:])
     assert torch.equal(original[:, :, 28:], shown[:, :, 28:])
     assert not torch.equal(original[:, :, :28], repaired[:, :, :28])
+
+
+def test_halves_are_paired_and_a_single_image_with_itself():
+    x = torch.arange(7.0).view(7, 1, 1, 1)
+    for n, pairs in {
+        1: [(0, 0)],
+        2: [(0, 1)],
+        6: [(0, 3), (1, 4), (2, 5)],
+        7: [(0, 4), (1, 5), (2, 6)],
+    }.items():
+        first, second = paired(x[:n])
+        assert list(zip(first.flatten().tolist(), second.flatten().tolist(), strict=True)) == pairs

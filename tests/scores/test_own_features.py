@@ -22,7 +22,7 @@ from zoo.scores.classifiers import Examples, augmented, command, extractor, own_
 from zoo.scores.evaluation import Evaluator
 from zoo.scores.features import shipped, weights_file
 
-NAME = r"discs-cnn-128@[0-9a-f]{8} \(\d+\.\d% of 24 held-out images right\)"
+NAME = r"own:discs-cnn-128@[0-9a-f]{8} \(\d+\.\d% of 24 held-out images right\)"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_line_of_a_skipped_metric_is_the_command_that_mends_it(data, capsys)
     capsys.readouterr()
     run(words[1:])
     first = capsys.readouterr().out
-    assert re.search(rf"^discs 3x16x16: {NAME}$", first, re.MULTILINE)
+    assert re.search(rf"^own:discs@[0-9a-f]{{8}} 3x16x16: {NAME}$", first, re.MULTILINE)
     assert "trained in" in first
     run(words[1:])
     second = capsys.readouterr().out

@@ -24,7 +24,7 @@ from zoo.data.modules import ImageData
 from zoo.errors import OneLine, UsageError, require
 from zoo.files import write_bytes
 from zoo.methods import METHODS, method_class
-from zoo.scores.evaluation import Evaluator
+from zoo.scores.evaluation import Evaluator, data_of, results_folder
 from zoo.training.callbacks import Grids, Predictions
 from zoo.training.runs import (
     BEST,
@@ -37,6 +37,9 @@ from zoo.training.runs import (
     _new_folder,
     quieten,
 )
+
+MODEL = "model"
+"""Folder of a run in which its model is saved."""
 
 
 def run(argv: list[str]) -> None:
@@ -129,6 +132,16 @@ class SaveConfig(SaveConfigCallback):
         write_bytes(path, text.encode())
 
 
+class SaveModel(Callback):
+    """Saves the weights that are about to be scored: no score and no picture can lose them."""
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save on the first process."""
+        if trainer.is_global_zero:
+            assert isinstance(pl_module, Method)
+            save_pretrained(pl_module, results_folder(trainer) / MODEL, data_of(trainer).recipe())
+
+
 class ZooCLI(LightningCLI):
     """LightningCLI with the zoo's run folder, score and saved model."""
 
@@ -214,7 +227,7 @@ class ZooCLI(LightningCLI):
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             checkpoint = config.get("ckpt_path")
             self.folder = Path(checkpoint).parent if checkpoint else _new_folder(self._recipe_folder())
-            callbacks += [*self._checkpoints(self.folder), Continuity()]
+            callbacks += [*self._checkpoints(self.folder), Continuity(), SaveModel()]
             settings |= {"default_root_dir": self.folder, "logger": self._loggers(config, self.folder)}
         else:
             settings |= {"enable_checkpointing": False, "logger": config.trainer.logger or False}
@@ -270,6 +283,8 @@ class ZooCLI(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         """Train; a mistake that shows before the first checkpoint leaves no folder behind."""
         try:
+            for split in ("val", "test") if self.datamodule.num_validation != 0 else ("test",):
+                self.datamodule.refuse_idle(split, self.trainer.world_size)
             self.trainer.fit(**arguments)
         except UsageError:
             if self.folder and not any(self.folder.glob("*.ckpt")):
@@ -281,7 +296,7 @@ class ZooCLI(LightningCLI):
             raise
 
     def after_fit(self) -> None:
-        """Score the best weights, save them as a model, and say how to load them."""
+        """Save the best weights as a model, score them, and say how to load them."""
         trainer = self.trainer
         if self.folder is None:
             return
@@ -289,8 +304,8 @@ class ZooCLI(LightningCLI):
         chosen = best if best.is_file() else self.folder / LAST
         trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(chosen), verbose=False)
         if trainer.is_global_zero:
-            folder = save_pretrained(self.model, self.folder / "model", self.datamodule.recipe())
-            sys.stdout.write(f"\nresults: {self.folder / 'results.json'}\n{self._what_next(folder)}")
+            folder = self.folder
+            sys.stdout.write(f"\nresults: {folder / 'results.json'}\n{self._what_next(folder / MODEL)}")
 
     def _what_next(self, folder: Path) -> str:
         """The lines that load the saved method and draw from it, or score it where it does not sample."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.gathered import Gathered
@@ -18,6 +18,13 @@ from zoo.randomness import mix
 
 CHECK_EVERY = 50
 """Batches between two looks at the terms, which may have to wait for the device."""
+MADE_BY: dict[PixelKind, str] = {
+    "binary": "--data.binarize=dynamic",
+    "real": "--data.binarize=none",
+    "deq": "--data.binarize=none --data.dequantize=true",
+    "pseudo": "--data.binarize=pseudo",
+}
+"""What makes each kind of pixels of grey levels."""
 
 
 class Method(LightningModule, ABC):
@@ -92,6 +99,7 @@ class Method(LightningModule, ABC):
         if data is not None:
             self.refuse_unsuitable(data)
             if stage == "fit":
+                self._refuse_batch_of_one(data)
                 data.steps_per_batch = self.join_steps(data)
                 self.start_from(data)
 
@@ -119,11 +127,22 @@ class Method(LightningModule, ABC):
         require(
             data.pixels in self.accepts,
             f"{name} needs {' or '.join(self.accepts)} pixels, the data are {data.pixels}: "
-            "set data.binarize or data.dequantize, or the model's likelihood",
+            f"set {' or '.join(MADE_BY[kind] for kind in self.accepts)}, or the model's likelihood",
         )
         require(
             data.num_validation != 0 or not self.needs_validation,
             f"{name} chooses by validation: data.num_validation must be at least 1, got 0",
+        )
+
+    def _refuse_batch_of_one(self, data: Any) -> None:
+        if not any(isinstance(part, nn.BatchNorm1d) for part in self.modules()):
+            return
+        n, size = len(data.originals("train")), data.batch_size
+        alone = size == 1 or math.ceil(n / self.trainer.world_size) % size == 1
+        require(
+            not alone,
+            f"{type(self).__name__} normalises by the batch: no batch may hold a single image, got one of "
+            f"{n} training images by data.batch_size: {size}",
         )
 
     def on_fit_start(self) -> None:

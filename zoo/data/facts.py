@@ -3,13 +3,15 @@
 from typing import NamedTuple
 
 NOT_STATED = "not stated"
+OWN = "own:"
+"""Origin of the pictures in a folder of one's own."""
 
 
 class Facts(NamedTuple):
     """What is known of a data set; its data module carries it, and nothing else does."""
 
     name: str
-    """Short name, as it stands in protocols: `fashion_mnist`."""
+    """Short name, as it stands in recipes and slugs: `fashion_mnist`."""
     called: str
     """What running text calls it: `FashionMNIST`."""
     title: str
@@ -24,6 +26,13 @@ class Facts(NamedTuple):
     """Data module of other images of the same shape, from which its own are told apart."""
     sizes: tuple[int, int] | None = None
     """Images in the training and in the test split of the source."""
+    origin: str = ""
+    """What stands before the name of data that are no named set, in protocols: `own:` or `owner/`."""
+
+    @property
+    def full_name(self) -> str:
+        """The name by which protocols tell data apart: of one's own folder `digits` it is `own:digits`."""
+        return self.origin + self.name
 
     @property
     def credit(self) -> str:
@@ -35,7 +44,7 @@ class DataProtocol(NamedTuple):
     """How images are cut and treated: `str` of it is the sentence that stands beside every number."""
 
     name: str
-    """Short name of the data."""
+    """Full name of the data."""
     shape: tuple[int, int, int]
     """(C, H, W) of an image."""
     sizes: tuple[int, int, int]
@@ -54,6 +63,8 @@ class DataProtocol(NamedTuple):
     """How many labels the method was shown, where it was not all."""
     bags: str = ""
     """How images were put into bags, if they were."""
+    content: str = ""
+    """Start of a hash of the test images, of one's own pictures: two folders may have one name."""
 
     @property
     def dims(self) -> str:
@@ -69,7 +80,8 @@ class DataProtocol(NamedTuple):
     def images(self) -> str:
         """Which images they are, whatever is done to the values of their pixels."""
         shrunk = f" ({self.shrink}x{self.shrink} means)" if self.shrink > 1 else ""
-        return f"{self.name} {self.dims}{shrunk}" + (" whole" if self.whole else "")
+        content = f"@{self.content}" if self.content else ""
+        return f"{self.name}{content} {self.dims}{shrunk}" + (" whole" if self.whole else "")
 
     @property
     def short(self) -> str:

@@ -7,6 +7,7 @@ binarised there in one operation when the batch has arrived (`on_after_batch_tra
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,8 +16,9 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from zoo.cache import content_hash
 from zoo.contract.batch import Batch, PixelKind
-from zoo.data.facts import DataProtocol, Facts
+from zoo.data.facts import OWN, DataProtocol, Facts
 from zoo.data.sources import Source, prepared
 from zoo.data.treatments import bags, balanced, shrunk
 from zoo.errors import UsageError, require
@@ -28,6 +30,8 @@ EVAL_BATCH = 100
 THRESHOLD = 127
 LARGE_SET, LARGE_SET_VALIDATION = 60_000, 10_000
 SMALL_SET_FRACTION = 10
+CONTENT_DIGITS = 8
+"""Of the hash that tells folders of one name apart."""
 SETTINGS = ("binarize", "dequantize", "pad", "subset", "num_validation", "batch_size", "draw_seed")
 """Arguments that every recipe names."""
 TREATMENTS = {"shrink": 1, "whole": False, "labelled": None, "bag_size": None}
@@ -189,7 +193,12 @@ class ImageData(LightningDataModule, ABC):
         """Name of the data, its split and its treatment, as printed beside every number."""
         self.setup()
         train, val, test = (len(self._splits[split].y) for split in ("train", "val", "test"))
-        return self._protocol((train, val, test))
+        protocol = self._protocol((train, val, test))
+        return protocol._replace(content=self._content) if self.facts.origin == OWN else protocol
+
+    @cached_property
+    def _content(self) -> str:
+        return content_hash(self.originals("test"))[:CONTENT_DIGITS]
 
     @property
     def stated(self) -> DataProtocol:
@@ -216,7 +225,7 @@ class ImageData(LightningDataModule, ABC):
             "pseudo": ("pseudo", "grey levels as Bernoulli targets"),
         }[self.binarize]
         return DataProtocol(
-            self.source.name,
+            self.facts.full_name,
             self.image_shape,
             sizes,
             treatment,
@@ -399,6 +408,19 @@ class ImageData(LightningDataModule, ABC):
         """The test rows in order."""
         return self._loader("test", EVAL_BATCH)
 
+    def refuse_idle(self, split: Split, num_processes: int) -> None:
+        """Refuse an evaluation of a split that would leave a process without a batch.
+
+        Raises:
+            UsageError: On every process alike.
+        """
+        n = len(self.originals(split))
+        require(
+            n > (num_processes - 1) * EVAL_BATCH,
+            f"the {split} split must give every process a batch of {EVAL_BATCH} images, "
+            f"got {n} images for {num_processes} processes",
+        )
+
     def _loader(self, split: Split, batch_size: int) -> DataLoader:
         self.setup()
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -409,11 +431,7 @@ class ImageData(LightningDataModule, ABC):
             sampler = DistributedSampler(rows, num_replicas=world, rank=rank, seed=self._shuffle_seed)
         else:
             sampler = _WholeBatches(rows, num_replicas=world, rank=rank, shuffle=False)
-            require(
-                len(sampler) > 0,
-                f"the {split} split must give every process a batch of {EVAL_BATCH} images, "
-                f"got {len(rows)} images for {world} processes",
-            )
+            self.refuse_idle(split, world)
         return DataLoader(
             rows,
             batch_size=batch_size,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.data.facts import Facts
-from zoo.data.modules import ImageData
+from zoo.data.facts import OWN, Facts
+from zoo.data.modules import Binarize, ImageData
 from zoo.data.sources import DigitsSource, FolderSource, HubSource, Source
 from zoo.data.toys import Heartbeat, SwissRoll
 from zoo.errors import UsageError, require
@@ -91,6 +91,7 @@ class HubImages(ImageData):
         size: Side, or (height, width), to which images are scaled and centre-cropped.
         grey: Reduce colour to grey.
         revision: Branch, tag or commit on the Hub.
+        binarize: See `ImageData`; by default grey levels as they are.
         options: See `ImageData`.
     """
 
@@ -100,9 +101,10 @@ class HubImages(ImageData):
         size: int | tuple[int, int] = 32,
         grey: bool = False,
         revision: str = "main",
+        binarize: Binarize = "none",
         **options,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(binarize, **options)
         require(repo_id.count("/") == 1, f"repo_id must read owner/name, got {repo_id!r}")
         self._source = HubSource(self.pad, _sides(size), grey, repo_id, revision)
         self.facts = self.described({"repo_id": repo_id})
@@ -111,7 +113,8 @@ class HubImages(ImageData):
     def described(cls, arguments: dict[str, Any]) -> Facts:
         repo_id = str(arguments.get("repo_id"))
         name = repo_id.rsplit("/", maxsplit=1)[-1]
-        return Facts(name=name, called=name, title=f"{repo_id} on the Hugging Face Hub", hub=repo_id)
+        title = f"{repo_id} on the Hugging Face Hub"
+        return Facts(name, called=repo_id, title=title, hub=repo_id, origin=repo_id.removesuffix(name))
 
     @property
     def source(self) -> Source:
@@ -134,11 +137,19 @@ class ImageFolder(ImageData):
         path: The folder.
         size: Side, or (height, width), to which images are scaled and centre-cropped.
         grey: Reduce colour to grey.
+        binarize: See `ImageData`; by default grey levels as they are.
         options: See `ImageData`.
     """
 
-    def __init__(self, path: str, size: int | tuple[int, int] = 32, grey: bool = False, **options) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        path: str,
+        size: int | tuple[int, int] = 32,
+        grey: bool = False,
+        binarize: Binarize = "none",
+        **options,
+    ) -> None:
+        super().__init__(binarize, **options)
         require(Path(path).is_dir(), f"path must be a folder of images, got {path!r}")
         self._source = FolderSource(self.pad, _sides(size), grey, path)
         self.facts = self.described({"path": path})
@@ -146,7 +157,7 @@ class ImageFolder(ImageData):
     @classmethod
     def described(cls, arguments: dict[str, Any]) -> Facts:
         name = Path(str(arguments.get("path"))).resolve().name
-        return Facts(name=name, called=name, title=f"{name}, a folder of pictures")
+        return Facts(name, called=f"{OWN}{name}", title=f"{name}, a folder of pictures", origin=OWN)
 
     @property
     def source(self) -> Source:

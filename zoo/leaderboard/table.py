@@ -100,7 +100,7 @@ class Entrant(NamedTuple):
 def entrant(one: Checkpoint) -> Entrant:
     """A checkpoint, as it is compared."""
     results = one.results
-    data = results.data.get("name") or facts_of(one.config["data"]).name
+    data = results.data.get("name") or facts_of(one.config["data"]).full_name
     return Entrant(one.slug, one.config["class"], data, results.numbers, results.floors, one.seeds)
 
 

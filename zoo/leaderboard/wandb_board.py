@@ -14,9 +14,8 @@ from wandb.errors import UsageError as WandbUsageError
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
 from zoo.contract.capabilities import Side
-from zoo.data.sets import facts_of
 from zoo.errors import UsageError
-from zoo.leaderboard.table import Entrant
+from zoo.leaderboard.table import Entrant, entrant
 from zoo.publishing.checkpoints import Checkpoint
 from zoo.scores.results import Number, Numbers, Protocol
 
@@ -51,7 +50,7 @@ def push(found: Sequence[Checkpoint], project: str, entity: str | None) -> None:
             name = f"{one.slug}-{results.weights_sha256[:HASH_DIGITS]}"
             with _run(project, entity, name, one.slug, "checkpoint", about) as run:
                 run.log(_pictures(one))
-                run.summary.update(results.flat() | {"data_name": facts_of(config["data"]).name})
+                run.summary.update(results.flat() | {"data_name": entrant(one).data})
             runs[one.slug] = run
             for key, number in results.numbers.items():
                 cells = (

@@ -19,6 +19,15 @@ Edge = Literal["left", "right", "top", "bottom", "border"]
 EDGES: tuple[Edge, ...] = get_args(Edge)
 
 
+def paired(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The first half of images [N, C, H, W] and the second, as ends of walks; a single one is both.
+
+    Of an odd number the one in the middle is left out.
+    """
+    half = max(1, len(x) // 2)
+    return x[:half], x[-half:]
+
+
 @torch.no_grad()
 def interpolate(method: Any, first: Tensor, second: Tensor, steps: int) -> Tensor:
     """From images to others, by the images of codes on the line between theirs.
@@ -57,11 +66,13 @@ def traverse(method: Any, x: Tensor, directions: int, steps: int, span: float = 
         Images [directions, steps, C, H, W].
 
     Raises:
-        UsageError: If the method has no codes that it decodes, or fewer directions than are asked for.
+        UsageError: If the method has no codes that it decodes, or fewer directions than are asked for; if
+            there are fewer than two images.
     """
     _needs_codes(method)
     require(steps > 1, f"steps must be at least 2, got {steps}")
     z = method.encode(x)
+    require(len(x) > 1, f"principal directions need at least 2 images, got {len(x)}")
     most = min(len(x) - 1, z.shape[1])
     require(1 <= directions <= most, f"directions must be between 1 and {most}, got {directions}")
     mean = z.mean(0)

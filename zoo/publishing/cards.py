@@ -50,7 +50,7 @@ def card(checkpoint: Checkpoint) -> str:
         slug=checkpoint.slug,
         tags=["pytorch-lightning", "generative-model", config["class"].lower(), data.called.lower()],
         datasets=[data.hub] if data.hub else [],
-        data_name=data.hub or data.name,
+        data_name=data.hub or data.full_name,
         numbers=rows,
         summary=f"{_summary(kind)} Trained on {data.called}.",
         citation=kind.paper,

@@ -41,7 +41,7 @@ from zoo.hub import (
 )
 from zoo.methods import from_folder
 from zoo.pictures.grids import save_film, save_grid
-from zoo.pictures.walks import CODES, interpolate, traverse, with_nearest
+from zoo.pictures.walks import CODES, interpolate, paired, traverse, with_nearest
 from zoo.scores.results import Number, Protocol, Results
 from zoo.scores.sections import HEADLINES
 
@@ -237,13 +237,15 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
         torch.manual_seed(DRAW_SEED)
         if isinstance(method, Reconstructs):
             pairs = torch.cat((x[:SIDE], method.reconstruct(x[:SIDE])))
-            save_grid(pairs, folder / "reconstructions.png", SIDE)
+            save_grid(pairs, folder / "reconstructions.png", len(pairs) // 2)
         if isinstance(method, Encodes) and isinstance(method, Decodes):
-            rows = interpolate(method, x[:SIDE], x[SIDE:], SIDE)
+            rows = interpolate(method, *paired(x), SIDE)
             save_grid(rows.flatten(0, 1), folder / "interpolations.png", SIDE)
             x = data.split("test").x[:CODES]
-            rows = traverse(method, x, min(SIDE, method.encode(x[:1]).shape[1]), SIDE)
-            save_grid(rows.flatten(0, 1), folder / "traversals.png", SIDE)
+            directions = min(SIDE, method.encode(x[:1]).shape[1], len(x) - 1)
+            if directions:
+                rows = traverse(method, x, directions, SIDE)
+                save_grid(rows.flatten(0, 1), folder / "traversals.png", SIDE)
 
 
 def register(checkpoint: Checkpoint) -> None:

@@ -76,11 +76,12 @@ def extractor(data: ImageData) -> Extractor:
 
 def ready(data: ImageData) -> Classifier | None:
     """The classifier that ships for a data set, or lies in the cache; None where neither does."""
-    name, shape = data.source.name, data.image_shape
-    if weights_file(name).is_file() and (net := shipped(name)).image_shape == shape:
+    facts, shape = data.facts, data.image_shape
+    ships = not facts.origin and weights_file(facts.name).is_file()
+    if ships and (net := shipped(facts.name)).image_shape == shape:
         return net
     kept = recalled(KEPT, _key(examples(data))) if _labelled(data) else None
-    return None if kept is None else _rebuilt(name, shape, kept)
+    return None if kept is None else _rebuilt(facts.full_name, shape, kept)
 
 
 def _labelled(data: ImageData) -> bool:
@@ -114,7 +115,7 @@ def own_features(data: ImageData, watch: Watch | None = None) -> Classifier:
         UsageError: If the images have no labels or are too small.
     """
     found = examples(data)
-    name, shape = data.source.name, data.image_shape
+    name, shape = data.facts.full_name, data.image_shape
     without = int((torch.cat((found.y, found.test_y)) < 0).sum())
     require(without == 0, f"features are learned from labels, {without} images of {name} have none")
     require(len(found.y.unique()) > 1, f"features need at least 2 classes, {name} has 1")

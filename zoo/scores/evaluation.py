@@ -82,14 +82,20 @@ class Evaluator(Callback):
         self._said = False
         self.per_image: dict[str, Tensor] = {}
 
+    def on_fit_start(self, trainer: Trainer, pl_module: Method) -> None:
+        """Refuse now what would end the first score while training."""
+        if self.every_n_epochs:
+            scene = self._light_scene(trainer, pl_module)
+            scene.samples = scene.real("val", scene.n)
+            self._run_light(scene)
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         """Log the light metrics of this epoch, if it is their turn; training does not notice."""
         epoch = trainer.current_epoch + 1
         if trainer.sanity_checking or not self.every_n_epochs or epoch % self.every_n_epochs:
             return
-        scene = self._scene(trainer, pl_module, min(LIGHT_IMAGES, self.num_images), "val")
-        for name, reason in run_sections(scene, LIGHT):
-            require(reason is None, f"every_n_epochs must be 0 where {name} cannot be measured: {reason}")
+        scene = self._light_scene(trainer, pl_module)
+        self._run_light(scene)
         for name, number in scene.numbers.items():
             pl_module.log(name, number.value)
         if scene.extractor.learned_from_validation and not self._said:
@@ -99,6 +105,13 @@ class Evaluator(Callback):
     def _say(self, line: str) -> None:
         self._said = True
         console().print(line, markup=False, highlight=False)
+
+    def _light_scene(self, trainer: Trainer, method: Method) -> Scene:
+        return self._scene(trainer, method, min(LIGHT_IMAGES, self.num_images), "val")
+
+    def _run_light(self, scene: Scene) -> None:
+        for name, reason in run_sections(scene, LIGHT):
+            require(reason is None, f"every_n_epochs must be 0 where {name} cannot be measured: {reason}")
 
     def on_test_start(self, trainer: Trainer, pl_module: Method) -> None:
         """Start afresh."""
@@ -137,7 +150,7 @@ class Evaluator(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         """Compute everything, on every process; print and write on the first."""
-        columns = {name: metric.compute().cpu() for name, metric in self._columns.items()}
+        columns = {name: _rows(metric) for name, metric in self._columns.items()}
         order = columns["row"].argsort()
         scene = self._scene(trainer, pl_module, self.num_images, "test")
         scene.refused = self._refused
@@ -194,6 +207,11 @@ class Evaluator(Callback):
             logger.log_metrics({name: number.value for name, number in self.results.numbers.items()})
             if isinstance(logger, WandbLogger):
                 logger.experiment.summary.update(self.results.flat())
+
+
+def _rows(metric: PerImage) -> Tensor:
+    """The values of every process, a row per image: torchmetrics makes a scalar of a single number."""
+    return metric.compute().cpu().view(-1, *metric.values[0].shape[1:])
 
 
 def show(results: Results) -> None:

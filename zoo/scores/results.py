@@ -26,6 +26,7 @@ from zoo.files import write_json
 from zoo.scores.metrics import Z_95
 
 SCHEMA = 3
+MOST_DIGITS = 6
 ABSOLUTE = 1e-6
 TOLERANCE = 1e-4
 """Relative difference below which a number counts as derived again: another machine rounds otherwise."""
@@ -87,11 +88,11 @@ class Number:
         return all(math.isfinite(v) for v in (self.value, self.error or 0.0, *(self.interval or ())))
 
     def __str__(self) -> str:
-        """Side, value and error: two digits of the error, four of a value without one."""
+        """Side, value and error: two digits of the error and six decimals at most, four of a value alone."""
         if not self.error or not math.isfinite(self.error):
             shown = f"{self.value:.0f}" if self.value % 1 == 0 else f"{self.value:.4g}"
             return f"{self.side.value} {shown}" + ("" if self.error is None else f" ± {self.error:g}")
-        digits = max(0, 1 - math.floor(math.log10(self.error)))
+        digits = min(MOST_DIGITS, max(0, 1 - math.floor(math.log10(self.error))))
         return f"{self.side.value} {self.value:.{digits}f} ± {self.error:.{digits}f}"
 
 

@@ -241,6 +241,15 @@ class Scene:
         if self.split == "test":
             self.floor(name, [self.extractor.name], lambda images: measure(real, self.known(images)))
 
+    def need_one_per_class(self) -> None:
+        """Refuse to judge the classes of fewer samples than there are classes.
+
+        Raises:
+            UsageError: If there are fewer.
+        """
+        least = self.extractor.num_classes
+        require(self.n >= least, f"{least} classes need at least as many samples, got {self.n}")
+
     @property
     def image_set(self) -> str:
         """Name and shape of the images, whatever is done to their pixels."""

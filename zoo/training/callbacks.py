@@ -17,7 +17,7 @@ from zoo.data.modules import Split
 from zoo.errors import require
 from zoo.files import write_bytes
 from zoo.pictures.grids import grid, save_grid
-from zoo.pictures.walks import interpolate
+from zoo.pictures.walks import interpolate, paired
 from zoo.randomness import own_stream
 from zoo.scores.evaluation import data_of, results_folder
 
@@ -62,7 +62,8 @@ class Grids(Callback):
                 pictures["reconstructions"] = pairs.flatten(0, 1)
             if isinstance(method, Encodes) and isinstance(method, Decodes) and self.side > 1:
                 x = data_of(trainer).split(split).x[: 2 * self.side].to(method.device)
-                pictures["interpolations"] = interpolate(method, x[::2], x[1::2], self.side).flatten(0, 1)
+                first, second = paired(x)
+                pictures["interpolations"] = interpolate(method, first, second, self.side).flatten(0, 1)
         method.train(training)
         for name, images in pictures.items():
             save_grid(images, folder / f"{name}.png", self.side)

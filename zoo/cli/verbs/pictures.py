@@ -123,11 +123,11 @@ def interpolate(
         revision: Branch, tag or commit on the Hub.
         code: Class of a method of your own, such as `mypackage.mymethod.MyMethod`; it is imported.
     """
-    from zoo.pictures.walks import interpolate
+    from zoo.pictures.walks import interpolate, paired
 
     method, data = _loaded(model, revision, out, n, code)
-    x = data.split("test").x[: 2 * n]
-    _write(interpolate(method, x[: len(x) // 2], x[len(x) // 2 :], steps).flatten(0, 1), out, steps)
+    first, second = paired(data.split("test").x[: 2 * n])
+    _write(interpolate(method, first, second, steps).flatten(0, 1), out, steps)
 
 
 def traverse(

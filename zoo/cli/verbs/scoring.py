@@ -1,5 +1,6 @@
 """The verbs that score and compare."""
 
+import math
 import os
 import sys
 from typing import Literal
@@ -165,7 +166,8 @@ def _paired(results: list, paths: list[str]) -> None:
         if other is None or other.protocol != number.protocol or any(column not in part for part in columns):
             continue
         mean, error = mean_and_error(columns[1][column] - columns[0][column])
+        spread = f" ± {error:.2f}" if math.isfinite(error) else ""
         side = other.side.minus(number.side).value
-        table.add_row(name, f"{side} {mean:+.2f} ± {error:.2f}", number.unit, number.protocol.how)
+        table.add_row(name, f"{side} {mean:+.2f}{spread}", number.unit, number.protocol.how)
     require(table.row_count > 0, f"no metric has one protocol in both {paths[0]} and {paths[1]}")
     console().print(table)

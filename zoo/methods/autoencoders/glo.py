@@ -138,6 +138,8 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
     def start_from(self, data: Any) -> None:
         """Give every training image a code; on several processes all have all of them."""
         images = data.originals("train").flatten(1)
+        fewest = max(2, len(self.prior.weights))
+        require(len(images) >= fewest, f"GLO needs {fewest} training images for its prior, got {len(images)}")
         if self.start == "pca":
             dims = min(self.latent_dim, *images.shape)
             pca = decomposition.PCA(dims, whiten=True, svd_solver="covariance_eigh")

@@ -46,6 +46,8 @@ def active(scene: Scene) -> None:
     """Latent units whose posterior mean varies."""
     method = scene.method
     assert isinstance(method, Infers)
+    n = len(scene.per_image["row"])
+    require(n > 1, f"the variance of posterior means needs at least 2 images, got {n}")
     layers = sorted(name for name in scene.per_image if name.startswith("posterior_mean_"))
     for layer, name in enumerate(layers, 1):
         means = scene.per_image[name]

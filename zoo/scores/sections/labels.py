@@ -22,6 +22,7 @@ def conditional(scene: Scene) -> None:
     """Share of conditional samples that the classifier takes for the class asked for."""
     method = scene.method
     assert isinstance(method, Conditions)
+    scene.need_one_per_class()
     asked = torch.arange(scene.n) % scene.extractor.num_classes
     category, matched = _categories(scene, method)
 

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from zoo.cache import content_hash, remembered
 from zoo.contract.capabilities import Samples
+from zoo.errors import require
 from zoo.pictures.walks import nearest
 from zoo.scores.features import Features
-from zoo.scores.metrics import Estimate, fid, inception_score, kid, mean_and_error, neighbourhoods
+from zoo.scores.metrics import SPLITS, Estimate, fid, inception_score, kid, mean_and_error, neighbourhoods
 from zoo.scores.parzen import parzen
 from zoo.scores.results import Measure, Protocol
 from zoo.scores.scene import Scene, code_version, part_of
@@ -34,7 +35,9 @@ def classifier_score(scene: Scene) -> None:
     def measure(_: Features, fake: Features) -> dict[str, Estimate]:
         return {"inception_score": inception_score(fake.log_probs)}
 
-    scene.compare("inception_score", measure, ", 10 splits", scene.extractor.num_classes)
+    classes, least = scene.extractor.num_classes, 2 * SPLITS
+    require(scene.n >= least, f"the inception score needs at least {least} samples, got {scene.n}")
+    scene.compare("inception_score", measure, f", {SPLITS} splits", classes)
 
 
 def neighbourhood(scene: Scene) -> None:
@@ -58,6 +61,7 @@ def classes(scene: Scene) -> None:
         spread = float((signs * p).sum() * (1 - (signs * p).sum()))
         return {"class_distance": Estimate(float(distance), math.sqrt(spread / len(fake.log_probs)))}
 
+    scene.need_one_per_class()
     scene.compare("classes", measure)
     found = scene.sample_features.log_probs.argmax(1)
     scene.details["class_histogram"] = found.bincount(minlength=scene.extractor.num_classes).double().tolist()
