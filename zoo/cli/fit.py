@@ -34,6 +34,7 @@ from zoo.training.runs import (
     Continuity,
     Progress,
     RunLog,
+    Unvalidated,
     _new_folder,
     quieten,
 )
@@ -212,9 +213,10 @@ class ZooCLI(LightningCLI):
             self.model.refuse_unsuitable(self.datamodule)
             refuse_unsavable(self.model)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            watched = self._watched(config)
             checkpoint = config.get("ckpt_path")
             self.folder = Path(checkpoint).parent if checkpoint else _new_folder(self._recipe_folder())
-            callbacks += [*self._checkpoints(self.folder), Continuity()]
+            callbacks += [*self._checkpoints(self.folder, watched), Continuity(), Unvalidated()]
             settings |= {"default_root_dir": self.folder, "logger": self._loggers(config, self.folder)}
         else:
             settings |= {"enable_checkpointing": False, "logger": config.trainer.logger or False}
@@ -247,17 +249,28 @@ class ZooCLI(LightningCLI):
                 tuple(asked) == shape, f"model.image_shape must be that of the data, {shape}, got {asked}"
             )
 
-    def _checkpoints(self, folder: Path) -> list[Callback]:
+    def _watched(self, config: Namespace) -> dict[str, Any] | None:
+        """What picks the best checkpoint, and of which epochs; None where the last is kept."""
+        score_every = config.score.every_n_epochs
+        if self.datamodule.num_validation == 0 or config.trainer.limit_val_batches == 0:
+            require(
+                not score_every,
+                f"score.every_n_epochs must be 0 where nothing is validated, got {score_every}",
+            )
+            return None
+        if self.model.monitor is not None:
+            metric, mode = self.model.monitor
+            return {"monitor": metric, "mode": mode}
+        if score_every and isinstance(self.model, Samples):
+            return {"monitor": "val/fid", "mode": "min", "every_n_epochs": score_every}
+        return None
+
+    def _checkpoints(self, folder: Path, watched: dict[str, Any] | None) -> list[Callback]:
         settings = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
         last = ModelCheckpoint(filename=Path(LAST).stem, save_on_train_epoch_end=True, **settings)
-        monitor, every = self.model.monitor, None
-        score_every = self.config[str(self.subcommand)].score.every_n_epochs
-        if monitor is None and score_every and isinstance(self.model, Samples):
-            monitor, every = ("val/fid", "min"), score_every
-        if monitor is None:
+        if watched is None:
             return [last]
-        settings |= {"monitor": monitor[0], "mode": monitor[1], "every_n_epochs": every}
-        return [ModelCheckpoint(filename=Path(BEST).stem, **settings), last]
+        return [ModelCheckpoint(filename=Path(BEST).stem, **settings, **watched), last]
 
     def before_fit(self) -> None:
         """Say what is about to happen."""

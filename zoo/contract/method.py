@@ -34,7 +34,8 @@ class Method(LightningModule, ABC):
     """Citation: authors, title, venue, year."""
     monitor: ClassVar[tuple[str, Literal["min", "max"]] | None] = None
     """Validation metric that picks the best checkpoint, and its direction; None keeps the last, or, of what
-    samples, the one of lowest `val/fid` where the score measures that while training."""
+    samples, the one of lowest `val/fid` where the score measures that while training. Without validation
+    images the last is kept."""
     progress: ClassVar[str] = "loss"
     """The term shown in the progress bar."""
     ddp_options: ClassVar[dict[str, bool]] = {"broadcast_buffers": False}
@@ -59,8 +60,8 @@ class Method(LightningModule, ABC):
 
     @property
     def needs_validation(self) -> bool:
-        """Whether what is kept is chosen on validation images."""
-        return self.monitor is not None
+        """Whether it cannot learn without validation images."""
+        return False
 
     @property
     def per_process(self) -> tuple[str, ...]:
@@ -123,7 +124,7 @@ class Method(LightningModule, ABC):
         )
         require(
             data.num_validation != 0 or not self.needs_validation,
-            f"{name} chooses by validation: data.num_validation must be at least 1, got 0",
+            f"{name} learns from validation images: data.num_validation must be at least 1, got 0",
         )
 
     def on_fit_start(self) -> None:

@@ -89,8 +89,7 @@ class ImageData(LightningDataModule, ABC):
         pad: Zero pixels added on each side.
         subset: Keep only the first images of the training split.
         num_validation: Images taken from the end of the training split for validation; by default 10,000 of
-            60,000 or more, else a tenth; 0 trains on all of them, for methods that choose nothing by
-            validation.
+            60,000 or more, else a tenth; 0 trains on all of them and keeps the last epoch.
         batch_size: Training images per step and process.
         draw_seed: Seed of everything that is drawn once: binarised or dithered test images, held-out rows,
             labels that stay, bags.

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from zoo.contract.method import Method
+from zoo.errors import require
 from zoo.files import atomic, write_bytes
 
 LAST, BEST, CONFIG = "last.ckpt", "best.ckpt", "config.yaml"
@@ -87,6 +88,34 @@ class Continuity(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, RunLog):
                 logger.keep_until(trainer.current_epoch)
+
+
+class Unvalidated(Callback):
+    """Refuses, where nothing is validated, what waits for a validation metric."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the callbacks and the schedules of step sizes.
+
+        Raises:
+            UsageError: Naming the metric and what waits for it.
+        """
+        data = getattr(trainer, "datamodule", None)
+        if trainer.limit_val_batches != 0 and (data is None or data.num_validation != 0):
+            return
+        waiting = [
+            (type(callback).__name__, callback.monitor)
+            for callback in trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, (EarlyStopping, ModelCheckpoint))
+        ]
+        waiting += [
+            (type(config.scheduler).__name__, config.monitor) for config in trainer.lr_scheduler_configs
+        ]
+        for name, monitor in waiting:
+            require(
+                not (monitor or "").startswith("val/"),
+                f"{name} needs validation images to watch {monitor}: data.num_validation must be at least 1, "
+                "and trainer.limit_val_batches not 0",
+            )
 
 
 class Progress(RichProgressBar):
