@@ -343,6 +343,15 @@ class ImageData(LightningDataModule, ABC):
         x = self._splits["test"].x.cpu().contiguous()
         return hashlib.sha256(str(tuple(x.shape)).encode() + x.numpy().tobytes()).hexdigest()
 
+    def train_hash(self) -> str:
+        """SHA-256 of the images and labels that are learned and chosen from, before any treatment."""
+        self.setup()
+        digest = hashlib.sha256()
+        for split in ("train", "val"):
+            for part in (self._originals[split], self._labels[split]):
+                digest.update(str(tuple(part.shape)).encode() + part.numpy().tobytes())
+        return digest.hexdigest()
+
     def _grey(self, split: str) -> bool:
         return self.binarize in ("none", "pseudo") or (self.binarize == "dynamic" and split == "train")
 
