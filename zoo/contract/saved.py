@@ -25,7 +25,7 @@ from zoo.contract.about import class_name
 from zoo.contract.method import Method
 from zoo.errors import UsageError, one_line, require
 from zoo.files import write_bytes, write_json
-from zoo.hub import CONFIG, WEIGHTS, check_weights, read_config, sealed
+from zoo.hub import CONFIG, FORMAT, WEIGHTS, check_weights, read_config, sealed
 
 NAMED = 3
 """Tensors that a refusal names."""
@@ -41,6 +41,7 @@ def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | N
     """
     folder = Path(folder)
     config = {
+        "format": FORMAT,
         "class": class_name(type(method)),
         "init_args": dict(method.hparams_initial),
         "data": data,
