@@ -209,9 +209,6 @@ class ZooCLI(LightningCLI):
         )
         as_saved = asked["model"] | {"init_args": {name: _plain(value) for name, value in saved.items()}}
         kept = checkpoint.get(KEPT, {"settings": {"model": as_saved}})
-        if fitting and config.seed_everything is True:
-            config.seed_everything = kept["settings"].get("seed_everything", True)
-            asked["seed_everything"] = config.seed_everything
         parts = asked if fitting else {"model": asked["model"]}
         differences = "; ".join(changed(kept["settings"], parts))
         require(not differences, f"settings must be those of {path}: {differences}")

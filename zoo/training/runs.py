@@ -141,11 +141,26 @@ class RunLog(CSVLogger):
 
 
 class Continuity(Callback):
-    """Lets a resumed run keep its earlier metrics, and says so where there is nothing left to train."""
+    """Lets a resumed run keep its metrics and its best checkpoint; says where nothing is left to train."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing is trained yet."""
         self._trains = False
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Of a run that was moved, the kept checkpoints are where it is now."""
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if isinstance(callback, ModelCheckpoint) and state:
+                before, now = str(state["dirpath"]), str(callback.dirpath)
+                for name, value in state.items():
+                    if isinstance(value, str):
+                        state[name] = value.replace(before, now, 1)
+                state["best_k_models"] = {
+                    path.replace(before, now, 1): score for path, score in state["best_k_models"].items()
+                }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The checkpoint has been read: its epoch is known."""
