@@ -203,10 +203,8 @@ class ZooCLI(LightningCLI):
             raise UsageError(f"ckpt_path must be a checkpoint of a fit, {path} is not") from error
         saved = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
         require(bool(saved), f"ckpt_path must be a checkpoint of a fit, {path} holds no hyper-parameters")
-        fitting, asked = (
-            self.config.subcommand == "fit",
-            _settings(self._parser(self.config.subcommand), config),
-        )
+        fitting = self.config.subcommand == "fit"
+        asked = _settings(self._parser(self.config.subcommand), config)
         as_saved = asked["model"] | {"init_args": {name: _plain(value) for name, value in saved.items()}}
         kept = checkpoint.get(KEPT, {"settings": {"model": as_saved}})
         parts = asked if fitting else {"model": asked["model"]}
@@ -354,12 +352,14 @@ class ZooCLI(LightningCLI):
         """Refuse to write over a score on other images."""
         config = self.config[str(self.subcommand)]
         record = Path(config.ckpt_path).parent / RESULTS
-        if config.score.out is None and record.is_file():
+        try:
             before = Results.read(record).data.get("test_sha256")
-            require(
-                before == self.datamodule.test_hash(),
-                f"{record} is the score on other test images: score.out must name another file",
-            )
+        except UsageError:  # there is none to lose
+            return
+        require(
+            config.score.out is not None or before == self.datamodule.test_hash(),
+            f"{record} is the score on other test images: score.out must name another file",
+        )
 
     def before_fit(self) -> None:
         """Say what is about to happen."""
