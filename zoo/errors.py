@@ -30,7 +30,7 @@ def require(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
-def one_line(error: ValueError) -> str:
+def one_line(error: Exception) -> str:
     """What an error says, in one line: the first of torch's, which print whole tensors below it."""
     return str(error).partition("\n")[0].rstrip(": ")
 

@@ -5,20 +5,26 @@ A model is named by its folder, by `owner/name` on the Hub, or by its slug: `vae
 `ZOO_HUB_ORG`, at the commit and with the hashes of `registry.json`. A folder that holds a pickle is refused.
 """
 
+import hashlib
 import json
+import math
 import os
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from zoo.errors import UsageError, require
-from zoo.files import sha256
+from zoo.files import sha256, write_json
 
 CONFIG, WEIGHTS, RESULTS, METRICS = "config.json", "model.safetensors", "results.json", "metrics.json"
+SHA256 = "sha256"
+"""Where `config.json` has its own hash and that of the weights."""
 ORGANISATION = "ZOO_HUB_ORG"
 REGISTRY = Path(__file__).parent / "registry.json"
-FORMAT = 1
+FORMAT = 2
+"""1 had no hashes; it is read as it is."""
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
 
 
@@ -64,11 +70,13 @@ def data_recipe(folder: Path, other: str | None = None) -> dict[str, Any]:
         UsageError: If there is no such model or it does not name its data.
     """
     recipe = read_config(folder).get("data")
-    if other is not None:
-        return {"class": other, "init_args": recipe["init_args"] if isinstance(recipe, dict) else {}}
     if recipe is None:
-        raise UsageError(f"{folder / CONFIG} does not name its data: give --data CLASS")
-    return recipe
+        require(other is not None, f"{folder / CONFIG} does not name its data: give --data CLASS")
+        recipe = {"init_args": {}}
+    named = recipe | {"class": other or recipe.get("class")} if isinstance(recipe, dict) else {}
+    fits = isinstance(named.get("class"), str) and isinstance(named.get("init_args"), dict)
+    require(fits, f"data of {folder / CONFIG} must be a class with init_args, got {short(recipe)}")
+    return named
 
 
 def score_file(folder: Path) -> Path | None:
@@ -145,21 +153,81 @@ def _download(repo: str, revision: str | None) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a saved method: `class`, `init_args`, `data`.
+    """The `config.json` of a saved method: `class`, `init_args`, `data`, and the hashes of both files.
 
     Raises:
-        UsageError: If there is none of this format, or the folder holds a pickle.
+        UsageError: If there is none of this format, it is not what was saved, or the folder holds a pickle.
     """
+    config = _parsed(folder)
+    found, path = config["format"], folder / CONFIG
+    require(found in (1, FORMAT), f"{path} must have format {FORMAT}, got {short(found)}")
+    if found == FORMAT or SHA256 in config:
+        saved, now = config.get(SHA256), _config_sha256(config)
+        changed = not isinstance(saved, dict) or saved.get(CONFIG) != now
+        require(not changed, f"{path} must be what was saved, its hash differs: {_accept(folder)}")
+    return config
+
+
+def check_weights(folder: Path, config: dict[str, Any]) -> None:
+    """Hold the bytes of the weights against the hash that was saved with them.
+
+    Raises:
+        UsageError: If they differ or are not there; says how to accept them.
+    """
+    path = folder / WEIGHTS
+    require(path.is_file(), f"{folder} must hold {WEIGHTS}, found none")
+    if SHA256 in config:
+        same = config[SHA256].get(WEIGHTS) == sha256(path)
+        require(same, f"{path} must be what was saved, its hash differs: {_accept(folder)}")
+
+
+def seal(folder: str | Path) -> None:
+    """Write the hashes of a saved method's files into its `config.json`: what is there counts as saved.
+
+    Raises:
+        UsageError: If there is no such method.
+    """
+    folder = Path(folder)
+    config = _parsed(folder)
+    require((folder / WEIGHTS).is_file(), f"{folder} must hold {WEIGHTS}, found none")
+    write_json(folder / CONFIG, sealed(config, sha256(folder / WEIGHTS)))
+
+
+def sealed(config: dict[str, Any], weights: str) -> dict[str, Any]:
+    """A config with the hashes of itself and of the weights."""
+    config = config | {"format": FORMAT}
+    return config | {SHA256: {CONFIG: _config_sha256(config), WEIGHTS: weights}}
+
+
+def _config_sha256(config: dict[str, Any]) -> str:
+    """SHA-256 of all that a config says but its hashes."""
+    rest = {name: value for name, value in config.items() if name != SHA256}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _accept(folder: Path) -> str:
+    """How to accept files that were changed on purpose."""
+    return f"""accept it by python -c "from zoo.hub import seal; seal('{folder}')\""""
+
+
+def _parsed(folder: Path) -> dict[str, Any]:
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     require(not pickles, f"{folder} must hold safetensors and JSON only, found {', '.join(pickles)}")
     path = folder / CONFIG
     require(path.is_file(), f"{folder} must hold {CONFIG}, found none")
     try:
-        config = json.loads(path.read_text())
-        found, name, arguments = config["format"], config["class"], config["init_args"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} must be JSON with format, class and init_args: {error!r}") from error
-    require(found == FORMAT, f"{path} must have format {FORMAT}, got {found!r}")
-    require(isinstance(name, str), f"class of {path} must be a name, got {name!r}")
-    require(isinstance(arguments, dict), f"init_args of {path} must be an object, got {arguments!r}")
+        config = json.loads(path.read_text(), parse_float=_finite, parse_constant=_finite)
+        _, name, arguments = config["format"], config["class"], config["init_args"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{path} must be JSON with format, class and init_args: {reason}") from error
+    require(isinstance(name, str), f"class of {path} must be a name, got {short(name)}")
+    require(isinstance(arguments, dict), f"init_args of {path} must be an object, got {short(arguments)}")
     return config
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"numbers must be finite, got {text[:20]}")
+    return value

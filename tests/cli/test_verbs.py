@@ -134,10 +134,7 @@ def test_score_refuses_two_models_of_one_name_and_a_device_that_is_not_there(zoo
 
 
 def test_score_asks_for_the_data_of_a_folder_that_does_not_name_it(zoo_here, digits_run, tmp_path):
-    shutil.copytree(digits_run / "model", tmp_path / "old")
-    config = json.loads((tmp_path / "old/config.json").read_text())
-    del config["data"]
-    (tmp_path / "old/config.json").write_text(json.dumps(config))
+    save_pretrained(zoo.from_pretrained(digits_run / "model"), tmp_path / "old")
     result = zoo_here("score", "old", "--metrics", "kid", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stderr.strip().endswith("old/config.json does not name its data: give --data CLASS")

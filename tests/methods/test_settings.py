@@ -15,6 +15,7 @@ from zoo import from_pretrained
 from zoo.contract import Emits, Walks
 from zoo.contract.saved import save_pretrained
 from zoo.errors import UsageError
+from zoo.hub import seal
 from zoo.methods.energy.shared.contrastive import Pace
 from zoo.methods.energy.shared.greedy import Plan
 
@@ -88,6 +89,7 @@ def test_a_folder_with_a_setting_that_is_not_there_is_refused_in_one_line(name, 
     config = json.loads((folder / "config.json").read_text())
     config["init_args"][old] = 1
     (folder / "config.json").write_text(json.dumps(config))
+    seal(folder)
     with pytest.raises(UsageError, match=f"do not fit {name}: .*'{old}'"):
         from_pretrained(folder)
 

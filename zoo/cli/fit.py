@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,8 +24,10 @@ from zoo.contract.saved import refuse_unsavable, save_pretrained
 from zoo.data.modules import ImageData
 from zoo.errors import OneLine, UsageError, require
 from zoo.files import write_bytes
+from zoo.hub import RESULTS
 from zoo.methods import METHODS, method_class
 from zoo.scores.evaluation import Evaluator, data_of, results_folder
+from zoo.scores.results import Results
 from zoo.training.callbacks import Grids, Predictions
 from zoo.training.runs import (
     BEST,
@@ -34,12 +37,18 @@ from zoo.training.runs import (
     Continuity,
     Progress,
     RunLog,
+    TimeLimit,
+    Unvalidated,
     _new_folder,
+    changed,
     quieten,
+    wandb_id,
 )
 
 MODEL = "model"
 """Folder of a run in which its model is saved."""
+KEPT = "run"
+"""Where a checkpoint has what a resumed run is held to."""
 
 
 def run(argv: list[str]) -> None:
@@ -117,7 +126,11 @@ def _data_modules(base: type = ImageData) -> set[str]:
 
 
 class SaveConfig(SaveConfigCallback):
-    """config.yaml in the folder of a fit; another config there is never overwritten."""
+    """config.yaml of a fit, where another one is never overwritten, and the settings in its checkpoints.
+
+    A checkpoint has what a resumed run is held to: the settings, the hashes of the images, and how many
+    processes share a batch.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write on the first process, at the start of a fit."""
@@ -130,6 +143,29 @@ class SaveConfig(SaveConfigCallback):
             number += 1
             path = Path(folder) / f"config_resumed_{number}.yaml"
         write_bytes(path, text.encode())
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What checkpoints will keep."""
+        self._kept = {
+            "settings": _settings(self.parser, self.config),
+            "images": _hashes(data_of(trainer)),
+            "num_processes": trainer.world_size,
+        }
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep it."""
+        checkpoint[KEPT] = self._kept
+
+
+def _settings(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
+    """All settings as plain values."""
+    return yaml.safe_load(parser.dump(config, skip_none=False))
+
+
+def _hashes(data: ImageData) -> dict[str, str]:
+    return {"training": data.train_hash(), "test": data.test_hash()}
 
 
 class SaveModel(Callback):
@@ -147,6 +183,10 @@ class ZooCLI(LightningCLI):
 
     folder: Path | None = None
     """Where this fit keeps its files; None where it keeps none."""
+    _kept: dict[str, Any] = {}
+    """What the checkpoint says of the run that this fit goes on with."""
+    _new = False
+    """Whether this fit made its folder."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the score, the pictures and the W&B switch; link the image shape."""
@@ -175,12 +215,19 @@ class ZooCLI(LightningCLI):
             raise UsageError(f"ckpt_path must be a checkpoint of a fit, {path} is not") from error
         saved = checkpoint.get("hyper_parameters", {}) if isinstance(checkpoint, dict) else {}
         require(bool(saved), f"ckpt_path must be a checkpoint of a fit, {path} holds no hyper-parameters")
-        asked = config.model.init_args.as_dict()
-        for name in (asked.keys() & saved.keys()) - {"image_shape"}:
-            require(
-                _plain(saved[name]) == _plain(asked[name]),
-                f"model.{name} must agree with the checkpoint, got {asked[name]}; {path} has {saved[name]}",
-            )
+        fitting = self.config.subcommand == "fit"
+        asked = _settings(self._parser(self.config.subcommand), config)
+        as_saved = asked["model"] | {"init_args": {name: _plain(value) for name, value in saved.items()}}
+        kept = checkpoint.get(KEPT, {"settings": {"model": as_saved}})
+        parts = asked if fitting else {"model": asked["model"]}
+        differences = "; ".join(changed(kept["settings"], parts))
+        require(not differences, f"settings must be those of {path}: {differences}")
+        self._kept = kept if fitting else {}
+        most, begun = config.trainer.max_epochs, checkpoint.get("epoch", 0) + 1
+        require(
+            not fitting or most in (None, -1) or begun <= most,
+            f"trainer.max_epochs must be at least {begun}, the epochs of {path}, got {most}",
+        )
 
     def _resolve(self, given: str) -> Path:
         if given in ("last", "best"):
@@ -217,6 +264,9 @@ class ZooCLI(LightningCLI):
         settings["enable_progress_bar"] = bar
         if bar:
             callbacks.append(Progress(leave=False))
+        if config.trainer.max_time is not None:
+            callbacks.append(TimeLimit(config.trainer.max_time, verbose=False))
+            settings["max_time"] = None
         if self.subcommand == "predict":
             callbacks.append(Predictions())
         if self.subcommand == "fit":
@@ -224,31 +274,58 @@ class ZooCLI(LightningCLI):
             self.datamodule.setup()
             self.model.refuse_unsuitable(self.datamodule)
             refuse_unsavable(self.model)
+            self._refuse_other_images()
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            watched = self._watched(config)
             checkpoint = config.get("ckpt_path")
             self.folder = Path(checkpoint).parent if checkpoint else _new_folder(self._recipe_folder())
-            callbacks += [*self._checkpoints(self.folder), Continuity(), SaveModel()]
-            settings |= {"default_root_dir": self.folder, "logger": self._loggers(config, self.folder)}
+            self._new = checkpoint is None
+            callbacks += [*self._checkpoints(self.folder, watched), Continuity(), Unvalidated(), SaveModel()]
+            settings["default_root_dir"] = self.folder
         else:
-            settings |= {"enable_checkpointing": False, "logger": config.trainer.logger or False}
+            settings["enable_checkpointing"] = False
         try:
-            return super().instantiate_trainer(**settings, callbacks=callbacks, **kwargs)
+            settings["logger"] = self._loggers(config)
+            trainer = super().instantiate_trainer(**settings, callbacks=callbacks, **kwargs)
         except (ModuleNotFoundError, MisconfigurationException) as error:
-            if self.folder and not any(self.folder.iterdir()):
-                self.folder.rmdir()
+            self._remove_empty_run()
             raise UsageError(f"the trainer cannot be set up: {error}") from error
+        before = self._kept.get("num_processes", trainer.world_size)
+        require(
+            trainer.world_size == before,
+            f"a run must go on with as many processes as before, {before}, got {trainer.world_size}",
+        )
+        return trainer
 
-    def _loggers(self, config: Namespace, folder: Path) -> list[Logger]:
+    def _refuse_other_images(self) -> None:
+        """A resumed run goes on with the images that it began with."""
+        if "images" in self._kept:
+            now = _hashes(self.datamodule)
+            other = " and ".join(name for name, value in self._kept["images"].items() if now[name] != value)
+            require(
+                not other,
+                f"a run must go on with its own images, the {other} images of {self.datamodule.source.name} "
+                "are others now: start a new run",
+            )
+
+    def _loggers(self, config: Namespace) -> list[Logger] | Logger | bool:
         """metrics.csv, what the config adds, and W&B if asked for; none with `trainer.logger: false`."""
-        asked = config.trainer.logger
+        asked, folder = config.trainer.logger, self.folder
+        if folder is None:
+            return asked or False
         if asked is False:
             return []
         loggers: list[Logger] = [RunLog(folder), *([] if asked in (None, True) else _listed(asked))]
         if config.wandb:
             project = config.wandb if isinstance(config.wandb, str) else "zoo"
             name = f"{folder.parent.name}-{folder.name}"
-            loggers.append(WandbLogger(project=project, name=name, save_dir=str(folder)))
+            loggers.append(WandbLogger(project=project, name=name, save_dir=str(folder), id=wandb_id(folder)))
         return loggers
+
+    def _remove_empty_run(self) -> None:
+        """A mistake that shows before the first checkpoint leaves no folder behind."""
+        if self.folder and self._new and not any(self.folder.glob("*.ckpt")):
+            shutil.rmtree(self.folder)
 
     def _refuse_other_shape(self, files: list[Any]) -> None:
         """The model's shape is linked to the data's: a shape that was asked for must be that one."""
@@ -260,17 +337,41 @@ class ZooCLI(LightningCLI):
                 tuple(asked) == shape, f"model.image_shape must be that of the data, {shape}, got {asked}"
             )
 
-    def _checkpoints(self, folder: Path) -> list[Callback]:
+    def _watched(self, config: Namespace) -> dict[str, Any] | None:
+        """What picks the best checkpoint, and of which epochs; None where the last is kept."""
+        score_every = config.score.every_n_epochs
+        if self.datamodule.num_validation == 0 or config.trainer.limit_val_batches == 0:
+            require(
+                not score_every,
+                f"score.every_n_epochs must be 0 where nothing is validated, got {score_every}",
+            )
+            return None
+        if self.model.monitor is not None:
+            metric, mode = self.model.monitor
+            return {"monitor": metric, "mode": mode}
+        if score_every and isinstance(self.model, Samples):
+            return {"monitor": "val/fid", "mode": "min", "every_n_epochs": score_every}
+        return None
+
+    def _checkpoints(self, folder: Path, watched: dict[str, Any] | None) -> list[Callback]:
         settings = {"dirpath": folder, "enable_version_counter": False, "auto_insert_metric_name": False}
         last = ModelCheckpoint(filename=Path(LAST).stem, save_on_train_epoch_end=True, **settings)
-        monitor, every = self.model.monitor, None
-        score_every = self.config[str(self.subcommand)].score.every_n_epochs
-        if monitor is None and score_every and isinstance(self.model, Samples):
-            monitor, every = ("val/fid", "min"), score_every
-        if monitor is None:
+        if watched is None:
             return [last]
-        settings |= {"monitor": monitor[0], "mode": monitor[1], "every_n_epochs": every}
-        return [ModelCheckpoint(filename=Path(BEST).stem, **settings), last]
+        return [ModelCheckpoint(filename=Path(BEST).stem, **settings, **watched), last]
+
+    def before_test(self) -> None:
+        """Refuse to write over a score on other images."""
+        config = self.config[str(self.subcommand)]
+        record = Path(config.ckpt_path).parent / RESULTS
+        try:
+            before = Results.read(record).data.get("test_sha256")
+        except UsageError:  # there is none to lose
+            return
+        require(
+            config.score.out is not None or before == self.datamodule.test_hash(),
+            f"{record} is the score on other test images: score.out must name another file",
+        )
 
     def before_fit(self) -> None:
         """Say what is about to happen."""
@@ -281,14 +382,13 @@ class ZooCLI(LightningCLI):
             sys.stdout.flush()
 
     def fit(self, **arguments: Any) -> None:
-        """Train; a mistake that shows before the first checkpoint leaves no folder behind."""
+        """Train; say how to go on with what was interrupted."""
         try:
             for split in ("val", "test") if self.datamodule.num_validation != 0 else ("test",):
                 self.datamodule.refuse_idle(split, self.trainer.world_size)
             self.trainer.fit(**arguments)
         except UsageError:
-            if self.folder and not any(self.folder.glob("*.ckpt")):
-                shutil.rmtree(self.folder)
+            self._remove_empty_run()
             raise
         except SystemExit:  # Lightning's answer to Ctrl-C
             if self.folder and (self.folder / LAST).is_file() and self.trainer.is_global_zero:

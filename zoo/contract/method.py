@@ -41,7 +41,8 @@ class Method(LightningModule, ABC):
     """Citation: authors, title, venue, year."""
     monitor: ClassVar[tuple[str, Literal["min", "max"]] | None] = None
     """Validation metric that picks the best checkpoint, and its direction; None keeps the last, or, of what
-    samples, the one of lowest `val/fid` where the score measures that while training."""
+    samples, the one of lowest `val/fid` where the score measures that while training. Without validation
+    images the last is kept."""
     progress: ClassVar[str] = "loss"
     """The term shown in the progress bar."""
     ddp_options: ClassVar[dict[str, bool]] = {"broadcast_buffers": False}
@@ -66,8 +67,8 @@ class Method(LightningModule, ABC):
 
     @property
     def needs_validation(self) -> bool:
-        """Whether what is kept is chosen on validation images."""
-        return self.monitor is not None
+        """Whether it cannot learn without validation images."""
+        return False
 
     @property
     def per_process(self) -> tuple[str, ...]:
@@ -131,7 +132,7 @@ class Method(LightningModule, ABC):
         )
         require(
             data.num_validation != 0 or not self.needs_validation,
-            f"{name} chooses by validation: data.num_validation must be at least 1, got 0",
+            f"{name} learns from validation images: data.num_validation must be at least 1, got 0",
         )
 
     def _refuse_batch_of_one(self, data: Any) -> None:

@@ -8,20 +8,27 @@ folder that names another class or lacks a tensor is refused.
 import hashlib
 import inspect
 import json
+import math
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from zoo.contract.about import class_name
 from zoo.contract.method import Method
-from zoo.errors import UsageError, require
+from zoo.errors import UsageError, one_line, require
 from zoo.files import write_bytes, write_json
-from zoo.hub import CONFIG, FORMAT, WEIGHTS, read_config
+from zoo.hub import CONFIG, FORMAT, WEIGHTS, check_weights, read_config, sealed
+
+NAMED = 3
+"""Tensors that a refusal names."""
 
 
 def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | None = None) -> Path:
@@ -40,8 +47,9 @@ def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | N
         "data": data,
         "versions": {"generative-zoo": version("generative-zoo"), "torch": torch.__version__},
     }
-    write_bytes(folder / WEIGHTS, save(_tensors(method)))
-    write_json(folder / CONFIG, config)
+    weights = save(_tensors(method))
+    write_bytes(folder / WEIGHTS, weights)
+    write_json(folder / CONFIG, sealed(config, hashlib.sha256(weights).hexdigest()))
     return folder
 
 
@@ -80,26 +88,37 @@ def load(folder: Path, kind: type[Method]) -> Method:
         found.rpartition(".")[2] == kind.__name__,
         f"class of {folder / CONFIG} must be {kind.__name__} to load it, got {found!r}",
     )
+    check_weights(folder, config)
+    expected = _tensors(_without_memory(config, kind, folder))
+    _compare(expected, _shapes(folder / WEIGHTS), folder, found)
     method = _build(config, kind, folder)
-    try:
-        tensors = load_file(folder / WEIGHTS)
-    except FileNotFoundError:
-        raise UsageError(f"{folder} must hold {WEIGHTS}, found none") from None
-    except SafetensorError as error:
-        raise UsageError(f"{folder / WEIGHTS} must be a safetensors file: {error}") from error
-    expected = _tensors(method)
-    for what, names in (
-        ("lacks", expected.keys() - tensors.keys()),
-        ("has unknown", tensors.keys() - expected.keys()),
-    ):
-        if names:
-            raise UsageError(f"{folder / WEIGHTS} {what} {', '.join(sorted(names))} of {config['class']}")
-    for name, tensor in tensors.items():
-        wanted, found = tuple(expected[name].shape), tuple(tensor.shape)
-        require(wanted == found, f"{name} of {folder / WEIGHTS} must have shape {wanted}, got {found}")
     # Tied tensors are stored once: only their first name is expected, and loading it moves the others.
-    method.load_state_dict(tensors, strict=len(expected) == len(method.state_dict()))
+    method.load_state_dict(load_file(folder / WEIGHTS), strict=len(expected) == len(method.state_dict()))
     return method.eval()
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's tensors, from its header."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UsageError(f"{path} must be a safetensors file: {error}") from error
+
+
+def _compare(
+    expected: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], folder: Path, name: str
+) -> None:
+    for what, names in (
+        ("lacks", expected.keys() - shapes.keys()),
+        ("has unknown", shapes.keys() - expected.keys()),
+    ):
+        first, more = ", ".join(sorted(names)[:NAMED]), len(names) - NAMED
+        listed = first if more <= 0 else f"{first} and {more} more"
+        require(not names, f"{folder / WEIGHTS} {what} {listed} of {name}")
+    for tensor, found in shapes.items():
+        wanted = tuple(expected[tensor].shape)
+        require(wanted == found, f"{tensor} of {folder / WEIGHTS} must have shape {wanted}, got {found}")
 
 
 def weights_sha256(method: Method) -> str:
@@ -114,30 +133,56 @@ def weights_sha256(method: Method) -> str:
 
 
 def _tensors(method: Method) -> dict[str, Tensor]:
-    """The published state on the CPU, contiguous; of tied tensors only the first name."""
-    seen: set[tuple[int, tuple[int, ...]]] = set()
+    """The published state, contiguous, on the CPU unless it has no memory; of tied tensors the first name."""
+    seen: set[int] = set()
     tensors = {}
     unpublished = set(method.unpublished)
-    for name, tensor in method.state_dict().items():
-        if name in unpublished:
+    for name, tensor in method.state_dict(keep_vars=True).items():
+        if name in unpublished or id(tensor) in seen:
             continue
-        place = (tensor.data_ptr(), tuple(tensor.shape))
-        if tensor.numel() and place in seen:
-            continue
-        seen.add(place)
-        tensors[name] = tensor.detach().cpu().contiguous()
+        seen.add(id(tensor))
+        tensors[name] = tensor.detach() if tensor.is_meta else tensor.detach().cpu().contiguous()
     return tensors
+
+
+def _without_memory(config: dict[str, Any], kind: type[Method], folder: Path) -> Method:
+    """The method on a device that allocates nothing; of a constructor that reads its tensors, on the CPU."""
+    try:
+        with torch.device("meta"):
+            return _build(config, kind, folder)
+    except UsageError:
+        return _build(config, kind, folder)
 
 
 def _build(config: dict[str, Any], kind: type[Method], folder: Path) -> Method:
     arguments = {key: _tuples(value) for key, value in config["init_args"].items()}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name in arguments and not _fits(arguments[name], parameter.annotation):
+            wanted, got = inspect.formatannotation(parameter.annotation), short(arguments[name])
+            raise UsageError(f"{name} in {folder / CONFIG} must be of type {wanted}, got {got}")
     with torch.random.fork_rng(devices=[]):
         try:
             return kind(**arguments)
-        except (TypeError, UsageError) as error:
+        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, MemoryError) as error:
             raise UsageError(
-                f"init_args of {folder / CONFIG} do not fit {config['class']}: {error}"
+                f"init_args of {folder / CONFIG} do not fit {config['class']}: {one_line(error)}"
             ) from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a plain value is what an annotation asks for; what is no plain kind is left to the class."""
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return (type(value), value) in [(type(one), one) for one in inner]
+    if origin is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if origin in (tuple, Sequence) and inner:
+        items = value if isinstance(value, tuple) else ()
+        each = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(items)
+        return items is value and len(each) == len(items) and all(map(_fits, items, each))
+    return origin not in (int, bool, str, NoneType) or type(value) is origin
 
 
 def _tuples(value: Any) -> Any:

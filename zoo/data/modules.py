@@ -93,8 +93,7 @@ class ImageData(LightningDataModule, ABC):
         pad: Zero pixels added on each side.
         subset: Keep only the first images of the training split.
         num_validation: Images taken from the end of the training split for validation; by default 10,000 of
-            60,000 or more, else a tenth; 0 trains on all of them, for methods that choose nothing by
-            validation.
+            60,000 or more, else a tenth; 0 trains on all of them and keeps the last epoch.
         batch_size: Training images per step and process.
         draw_seed: Seed of everything that is drawn once: binarised or dithered test images, held-out rows,
             labels that stay, bags.
@@ -352,6 +351,15 @@ class ImageData(LightningDataModule, ABC):
         self.setup()
         x = self._splits["test"].x.cpu().contiguous()
         return hashlib.sha256(str(tuple(x.shape)).encode() + x.numpy().tobytes()).hexdigest()
+
+    def train_hash(self) -> str:
+        """SHA-256 of the images and labels that are learned and chosen from, before any treatment."""
+        self.setup()
+        digest = hashlib.sha256()
+        for split in ("train", "val"):
+            for part in (self._originals[split], self._labels[split]):
+                digest.update(str(tuple(part.shape)).encode() + part.numpy().tobytes())
+        return digest.hexdigest()
 
     def _grey(self, split: str) -> bool:
         return self.binarize in ("none", "pseudo") or (self.binarize == "dynamic" and split == "train")

@@ -183,6 +183,8 @@ class Results:
     def with_more(self, other: "Results") -> "Results":
         """This score, and what another one of the same weights has beyond it."""
         require(self.weights_sha256 == other.weights_sha256, "only scores of the same weights can be joined")
+        images = self.data.get("test_sha256") == other.data.get("test_sha256")
+        require(images, "only scores on the same test images can be joined")
         measured = other.seconds.keys() - other.skipped.keys()
         floors = {
             name: other.floors.get(name, {}) | self.floors.get(name, {})
@@ -228,9 +230,16 @@ def side_by_side(results: Sequence[Results], names: Sequence[str], title: str = 
     columns = [*models, *((name.replace("_", " "), cells) for name, cells in floors.items())]
     rows = {row: None for _, cells in columns for row in cells}
     protocols = list(dict.fromkeys(protocol for _, protocol, _ in rows))
+    images: dict[str, set[str]] = {}
+    for result in results:
+        images.setdefault(result.data.get("protocol", ""), set()).add(result.data.get("test_sha256", ""))
+    mixed = [
+        f"warning: several sets of test images: {data}" for data, found in images.items() if len(found) > 1
+    ]
     heading = escape(f"{title} (± one standard error)")
     table = Table(title=heading, title_justify="left", caption_justify="left")
-    table.caption = Text("\n".join(f"({i}) {protocol}" for i, protocol in enumerate(protocols, 1)))
+    numbered = (f"({i}) {protocol}" for i, protocol in enumerate(protocols, 1))
+    table.caption = Text("\n".join((*numbered, *mixed)))
     table.add_column("metric (protocol)", no_wrap=True)
     for name, _ in columns:
         table.add_column(escape(name), justify="right")

@@ -106,10 +106,15 @@ def _say_whether_it_agrees(results, folder) -> None:  # noqa: ANN001
     except UsageError as error:
         sys.stdout.write(f"not compared with the recorded score: {error}\n")
         return
-    if recorded.weights_sha256 != results.weights_sha256:
-        sys.stdout.write(f"{file} scores other weights\n")
-        return
     same, different = results.agreement(recorded)
+    for differs, what in (
+        (recorded.weights_sha256 != results.weights_sha256, "other weights"),
+        (recorded.data.get("test_sha256") != results.data["test_sha256"], "other test images"),
+        (not (same or different), "no number under the same protocol"),
+    ):
+        if differs:
+            sys.stdout.write(f"not compared with {file}: it has {what}\n")
+            return
     sys.stdout.write(f"{len(same)} numbers agree with {file}, {len(different)} do not\n")
     for line in different:
         sys.stdout.write(f"  {line}\n")
