@@ -16,6 +16,8 @@ from zoo.errors import UsageError, require
 from zoo.files import sha256
 
 CONFIG, WEIGHTS, RESULTS, METRICS = "config.json", "model.safetensors", "results.json", "metrics.json"
+RUN_CONFIG, RUN_LOG, RUN_LAST, RUN_MODEL = "config.yaml", "metrics.csv", "last.ckpt", "model"
+"""What lies in the folder of a run."""
 ORGANISATION = "ZOO_HUB_ORG"
 REGISTRY = Path(__file__).parent / "registry.json"
 FORMAT = 1
@@ -69,6 +71,14 @@ def data_recipe(folder: Path, other: str | None = None) -> dict[str, Any]:
     if recipe is None:
         raise UsageError(f"{folder / CONFIG} does not name its data: give --data CLASS")
     return recipe
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, or of a saved model with the pictures that came with it."""
+    run = (folder / RUN_CONFIG).is_file() and any(
+        (folder / n).exists() for n in (RUN_LOG, RUN_LAST, RUN_MODEL)
+    )
+    return run or all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def score_file(folder: Path) -> Path | None:
