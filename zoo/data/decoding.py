@@ -1,4 +1,4 @@
-"""Encoded pictures, brought to one shape: upright, without transparency, scaled to cover, cut from the middle."""
+"""Encoded pictures, brought to one shape: upright, opaque, scaled to cover it, cut from the middle."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ DAMAGED = (
     LookupError,
     ArithmeticError,
     EOFError,
-    MemoryError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -85,6 +85,11 @@ def colour(background: str) -> tuple[int, ...]:
     return found
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class PictureSource(Source):
     """Encoded pictures of any size.
@@ -115,12 +120,14 @@ class PictureSource(Source):
         """How many pictures there are, where it is known before they are read."""
 
     def examples(self) -> Iterator[Example]:
+        total = self.count() if sys.stderr.isatty() else 0
+        if total is not None and total < MANY:
+            yield from self._decoded()
+            return
         from rich.console import Console
         from rich.progress import Progress
 
-        total = self.count()
-        hidden = not sys.stderr.isatty() or (total is not None and total < MANY)
-        with Progress(console=Console(stderr=True), disable=hidden, transient=True) as progress:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
             bar = progress.add_task(f"pictures of {self.name}", total=total)
             for example in self._decoded():
                 yield example
@@ -129,13 +136,12 @@ class PictureSource(Source):
     def _decoded(self) -> Iterator[Example]:
         """In order, on all cores; no more is read than a few chunks ahead of what is taken."""
         pictures = self.pictures()
-        cores = os.process_cpu_count() if sys.version_info >= (3, 13) else len(os.sched_getaffinity(0))
-        with ThreadPoolExecutor(cores) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             waiting: deque[Future[list[Example]]] = deque()
             try:
                 while chunk := list(islice(pictures, CHUNK)):
                     waiting.append(pool.submit(self._examples_of, chunk))
-                    if len(waiting) > AHEAD * cores:
+                    if len(waiting) > AHEAD * cores():
                         yield from waiting.popleft().result()
                 while waiting:
                     yield from waiting.popleft().result()

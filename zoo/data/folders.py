@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from zoo.data.decoding import Encoded, PictureSource, readable
-from zoo.errors import UsageError, require
+from zoo.errors import UsageError
 from zoo.hub import holds_run
 
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-"""Folders at the top, in lower case, to the splits that they are."""
+"""Folders at the top, in lower case, to the splits that they are; in the order in which they are read."""
 OPAQUE = (".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".pgm", ".ppm", ".pnm", ".pbm")
 """Endings of files that cannot be transparent."""
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
 
 def files_below(folder: Path, left_out: Counter[str] | None = None) -> Iterator[tuple[str, ...]]:
-    """Paths of all files below a folder, in the order of their names; links are followed, each folder once.
+    """Paths of all files below a folder, in the order of their names; links are followed, but not in circles.
 
     Hidden files and folders are passed over, and the folders of runs.
 
@@ -52,22 +52,23 @@ def files_below(folder: Path, left_out: Counter[str] | None = None) -> Iterator[
     Raises:
         UsageError: If a folder cannot be read.
     """
-    seen = {os.path.realpath(folder)}
+    above = {os.fspath(folder): {os.path.realpath(folder)}}
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         kept = []
         for name in sorted(folders):
-            inside = Path(place, name)
-            if name.startswith(".") or (real := os.path.realpath(inside)) in seen:
+            inside = os.path.join(place, name)  # noqa: PTH118
+            real = os.path.realpath(inside)
+            if name.startswith(".") or real in above[place]:
                 continue
-            if holds_run(inside):
+            if holds_run(Path(inside)):
                 if left_out is not None:
                     left_out["earlier run"] += 1
                 continue
-            seen.add(real)
+            above[inside] = above[place] | {real}
             kept.append(name)
         folders[:] = kept
-        above = Path(place).relative_to(folder).parts
-        yield from ((*above, name) for name in sorted(files) if not name.startswith("."))
+        parts = Path(place).relative_to(folder).parts
+        yield from ((*parts, name) for name in sorted(files) if not name.startswith("."))
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -81,6 +82,18 @@ def fingerprint(folder: Path, files: list[tuple[str, ...]]) -> str:
         status = folder.joinpath(*parts).stat()
         digest.update(f"{parts!r} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def own_splits(tops: set[str]) -> set[str]:
+    """Which of the folders at the top are splits: `train` with one of the others, or alone."""
+    own = {top for top in tops if top.lower() in SPLITS}
+    among = {SPLITS[top.lower()] for top in own}
+    return own if "train" in among and (len(among) > 1 or own == tops) else set()
+
+
+def _text(name: str) -> str:
+    """A name as it is printed and stored; bytes that are no UTF-8 become their numbers."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -100,45 +113,42 @@ class FolderSource(PictureSource):
         Raises:
             UsageError: If there is nothing to read.
         """
-        root, endings, left_out = Path(self.path), readable(), Counter()
-        files = []
-        for parts in files_below(root, left_out):
-            ending = Path(parts[-1]).suffix.lower()
-            if ending not in endings:
-                left_out[ending or "without an ending"] += 1
-            elif not root.joinpath(*parts).is_file():
-                left_out["broken link"] += 1
-            else:
-                files.append(parts)
-        tops = {parts[0] for parts in files if len(parts) > 1}
-        own = {top for top in tops if top.lower() in SPLITS}
-        among = {SPLITS[top.lower()] for top in own}
-        if "train" not in among or (len(among) == 1 and own != tops):
-            own = set()
+        left_out: Counter[str] = Counter()
+        files = self._files(left_out)
+        own = own_splits({parts[0] for parts in files if len(parts) > 1})
         pictures = []
         for parts in files:
-            if not own:
-                pictures.append(Picture("train", parts, parts[0] if len(parts) > 1 else None))
-            elif parts[0] in own and len(parts) > 1:
-                label = parts[1] if len(parts) > 2 else None
-                pictures.append(Picture(SPLITS[parts[0].lower()], parts, label))
-            else:
+            below = parts[1:] if parts[0] in own else parts
+            if not below or (own and below is parts):
                 left_out[f"beside {', '.join(sorted(own))}"] += 1
-        order = ("train", "val", "test")
-        pictures.sort(key=lambda picture: order.index(picture.split))
+                continue
+            split = SPLITS[parts[0].lower()] if own else "train"
+            pictures.append(Picture(split, parts, _text(below[0]) if len(below) > 1 else None))
+        pictures.sort(key=lambda picture: list(SPLITS.values()).index(picture.split))
         unread = ", ".join(f"{n} {what}" for what, n in sorted(left_out.items()))
-        require(
-            bool(pictures),
-            f"path must hold images (.png, .jpg, ...), found none in {self.path!r}"
-            + (f", but {unread}" if unread else ""),
-        )
+        if not pictures:
+            beside = f", but {unread}" if unread else ""
+            raise UsageError(f"path must hold images (.png, .jpg, ...), found none in {self.path!r}{beside}")
         loose = sum(picture.label is None for picture in pictures)
         remarks = [f"not read: {unread}"] if unread else []
-        if 0 < loose < len(pictures):
+        if loose < len(pictures) and loose:
             remarks.append(f"without a label, beside the folders of the labels: {loose}")
         if remarks:
             log.warning("%s: %d pictures read; %s", self.path, len(pictures), "; ".join(remarks))
         return Found(pictures, left_out)
+
+    def _files(self, left_out: Counter[str]) -> list[tuple[str, ...]]:
+        """Paths of all pictures; counts the other files."""
+        endings, pictures = readable(), []
+        for parts in files_below(Path(self.path), left_out):
+            ending = Path(parts[-1]).suffix.lower()
+            if ending not in endings:
+                left_out[_text(ending) or "without an ending"] += 1
+            elif not Path(self.path, *parts).is_file():
+                left_out["broken link"] += 1
+            else:
+                pictures.append(parts)
+        return pictures
 
     @property
     def read_as(self) -> str:
@@ -158,5 +168,5 @@ class FolderSource(PictureSource):
     def pictures(self) -> Iterator[Encoded]:
         number = {name: y for y, name in enumerate(self.classes())}
         for split, parts, label in self.found.pictures:
-            path = Path(self.path, *parts)
-            yield Encoded(split, "/".join(parts), path, -1 if label is None else number[label])
+            where, y = _text("/".join(parts)), -1 if label is None else number[label]
+            yield Encoded(split, where, Path(self.path, *parts), y)

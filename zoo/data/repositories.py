@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from zoo.cache import cache_root
-from zoo.data.decoding import Encoded, PictureSource
-from zoo.data.folders import files_below, fingerprint
+from zoo.data.decoding import Encoded, PictureSource, readable
+from zoo.data.folders import FolderSource, files_below, fingerprint
 from zoo.errors import UsageError, require
 from zoo.files import write_bytes
 
@@ -23,7 +24,23 @@ SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "
 """Names of splits on the Hub to ours, in the order in which they are read."""
 LABELS = ("label", "labels", "class", "classes", "category", "target", "fine_label", "y")
 """Names of the column of labels, the most usual first."""
-COMMIT = re.compile("[0-9a-f]{40}")
+TABLES = (
+    ".parquet",
+    ".arrow",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".zip",
+    ".tar",
+    ".tgz",
+    ".gz",
+    ".xz",
+    ".7z",
+)
+"""Endings of what `datasets` reads; a repository of picture files alone is read as a folder."""
+COMMIT, SHORT = re.compile("[0-9a-f]{40}"), 8
+"""A commit in full, and how many of its digits a protocol has."""
 GLOB = re.compile(r"[\[\]*?]|::")
 log = logging.getLogger(__name__)
 
@@ -52,7 +69,7 @@ class HubSource(PictureSource):
     @property
     def read_as(self) -> str:
         """What a protocol says of it."""
-        commit = f"commit {self.commit[:8]}" if self.commit else ""
+        commit = f"commit {self.commit[:SHORT]}" if self.commit else ""
         return ", ".join(text for text in (self.configuration, commit, self.laid) if text)
 
     @cached_property
@@ -74,7 +91,10 @@ class HubSource(PictureSource):
 
     def fingerprint(self) -> str:
         if self.mirror:
-            return fingerprint(self.mirror, list(files_below(self.mirror)))
+            found = files_below(self.mirror)
+            return fingerprint(
+                self.mirror, [parts for parts in found if self.mirror.joinpath(*parts).is_file()]
+            )
         return f"hub:{self.commit}"
 
     @cached_property
@@ -88,63 +108,44 @@ class HubSource(PictureSource):
             return ""
         if COMMIT.fullmatch(self.revision):
             return self.revision
-        import httpx
+        return _resolved(self.repo_id, self.revision)
+
+    @cached_property
+    def folder(self) -> FolderSource | None:
+        """The repository as a folder, where it holds pictures as files; downloaded, if it is on the Hub."""
         import huggingface_hub
-        from huggingface_hub import errors
 
-        owner, name = self.repo_id.split("/")
-        seen = cache_root() / "data" / f"{owner}--{name}@{quote(self.revision, safe='')}.commit"
-        try:
-            found = huggingface_hub.HfApi().dataset_info(self.repo_id, revision=self.revision).sha
-        except (
-            errors.RepositoryNotFoundError,
-            errors.RevisionNotFoundError,
-            errors.HFValidationError,
-        ) as error:
-            raise UsageError(f"{self._unread(error)}") from error
-        except (OSError, httpx.HTTPError) as error:
-            if not seen.is_file():
-                raise UsageError(self._unread(error)) from error
-            found = seen.read_text()
-            log.warning(
-                "%s: the Hub cannot be asked (%s); read as of commit %s, the last that %s was seen at",
-                *(self.repo_id, type(error).__name__, found[:8], self.revision),
+        place = self.mirror
+        if place:
+            files = ["/".join(parts) for parts in files_below(place)]
+        else:
+            files = huggingface_hub.HfApi().list_repo_files(
+                self.repo_id, revision=self.commit, repo_type="dataset"
             )
-            return found
-        write_bytes(seen, str(found).encode())
-        return str(found)
-
-    def _unread(self, error: Exception) -> str:
-        where = os.environ.get("ZOO_DATA") or "not set"
-        return (
-            f"{self.repo_id} is not under ZOO_DATA ({where}) and cannot be read from the Hub "
-            f"({type(error).__name__}): set ZOO_DATA to a folder that holds {self.repo_id}, "
-            "or go online and run `zoo data prepare NAME`"
-        )
+        endings = {Path(file).suffix.lower() for file in files}
+        if endings & set(TABLES) or not endings & readable():
+            return None
+        if not place:
+            place = huggingface_hub.snapshot_download(self.repo_id, revision=self.commit, repo_type="dataset")
+        return FolderSource(self.pad, self.size, self.grey, str(place), background=self.background)
 
     @cached_property
     def splits(self) -> Mapping[str, Any]:
         """Streamed `datasets` by the names of their splits, ours and in our order."""
         import datasets
-        import httpx
-        from datasets.exceptions import DatasetNotFoundError
-        from huggingface_hub.errors import HfHubHTTPError
 
         place, commit = (str(self.mirror), None) if self.mirror else (self.repo_id, self.commit)
-        try:
-            names = datasets.get_dataset_config_names(place, revision=commit)
-            listed = ", ".join(map(str, names))
-            chosen = self.configuration
-            if chosen is None and len(names) > 1:
-                chosen = datasets.get_dataset_default_config_name(place, revision=commit)
-                require(chosen is not None, f"name must choose a configuration of {self.repo_id}: {listed}")
-            require(
-                chosen is None or chosen in names,
-                f"name must be a configuration of {self.repo_id}, one of {listed}, got {chosen!r}",
-            )
-            found = datasets.load_dataset(place, chosen, revision=commit, streaming=True)
-        except (ConnectionError, httpx.HTTPError, HfHubHTTPError, DatasetNotFoundError) as error:
-            raise UsageError(self._unread(error)) from error
+        names = datasets.get_dataset_config_names(place, revision=commit)
+        listed = ", ".join(map(str, names))
+        chosen = self.configuration
+        if chosen is None and len(names) > 1:
+            chosen = datasets.get_dataset_default_config_name(place, revision=commit)
+            require(chosen is not None, f"name must choose a configuration of {self.repo_id}: {listed}")
+        require(
+            chosen is None or chosen in names,
+            f"name must be a configuration of {self.repo_id}, one of {listed}, got {chosen!r}",
+        )
+        found = datasets.load_dataset(place, chosen, revision=commit, streaming=True)
         require("train" in found, f"{self.name} must have a train split, got {', '.join(map(str, found))}")
         ours: dict[str, Any] = {}
         for theirs, split in SPLITS.items():
@@ -178,14 +179,23 @@ class HubSource(PictureSource):
         return Labels(column, tuple(map(str, known)), lambda value: numbers.get(value, -1))
 
     def classes(self) -> tuple[str, ...]:
-        return self.labels.names
+        with self._asked():
+            return self.folder.classes() if self.folder else self.labels.names
 
     def count(self) -> int | None:
-        found = [(data.info.splits or {}).get(str(data.split)) for data in self.splits.values()]
-        return sum(one.num_examples for one in found) if all(found) else None
+        with self._asked():
+            if self.folder:
+                return self.folder.count()
+            found = [(data.info.splits or {}).get(str(data.split)) for data in self.splits.values()]
+            return sum(one.num_examples for one in found) if all(found) else None
 
     def pictures(self) -> Iterator[Encoded]:
+        with self._asked():
+            yield from self.folder.pictures() if self.folder else self._rows()
+
+    def _rows(self) -> Iterator[Encoded]:
         import datasets
+        import fsspec
 
         column, _, number = self.labels
         for split, data in self.splits.items():
@@ -199,9 +209,60 @@ class HubSource(PictureSource):
                 require(
                     encoded is not None, f"row {row} of {split} of {self.name} must hold an image, got none"
                 )
+                content = encoded["bytes"]
+                if content is None:
+                    with fsspec.open(encoded["path"], "rb") as file:
+                        content = file.read()  # pyright: ignore[reportAttributeAccessIssue]
                 where = encoded["path"] or f"row {row} of {split}"
-                content = encoded["bytes"] or Path(encoded["path"])
                 yield Encoded(split, where, content, number(example[column]) if column else -1)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """What goes wrong between here and the Hub, in one line."""
+        import httpx
+        from datasets.data_files import EmptyDatasetError
+        from datasets.exceptions import DatasetNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            yield
+        except EmptyDatasetError as error:
+            raise UsageError(f"{self.repo_id} must hold data, got none") from error
+        except (ConnectionError, httpx.HTTPError, HfHubHTTPError, DatasetNotFoundError) as error:
+            raise UsageError(_unread(self.repo_id, error)) from error
+
+
+def _resolved(repo_id: str, revision: str) -> str:
+    import httpx
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    owner, name = repo_id.split("/")
+    seen = cache_root() / "data" / f"{owner}--{name}@{quote(revision, safe='')}.commit"
+    try:
+        found = str(huggingface_hub.HfApi().dataset_info(repo_id, revision=revision).sha)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise UsageError(_unread(repo_id, error)) from error
+    except (OSError, httpx.HTTPError) as error:
+        if not seen.is_file():
+            raise UsageError(_unread(repo_id, error)) from error
+        found = seen.read_text()
+        log.warning(
+            "%s: the Hub cannot be asked (%s), read as of commit %s, the last that %s was seen at",
+            *(repo_id, type(error).__name__, found[:SHORT], revision),
+        )
+        return found
+    write_bytes(seen, found.encode())
+    return found
+
+
+def _unread(repo_id: str, error: Exception) -> str:
+    where = os.environ.get("ZOO_DATA") or "not set"
+    return (
+        f"{repo_id} is not under ZOO_DATA ({where}) and cannot be read from the Hub "
+        f"({type(error).__name__}): set ZOO_DATA to a folder that holds {repo_id}, "
+        "or go online and run `zoo data prepare NAME`"
+    )
 
 
 def _says(value: Any) -> bool:

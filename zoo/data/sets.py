@@ -1,6 +1,7 @@
 """The data sets by name, and what is trained on one's own pictures."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class MNIST(ImageData):
         sizes=(60_000, 10_000),
     )
 
-    @property
+    @cached_property
     def source(self) -> Source:
         return HubSource(self.pad, (28, 28), True, str(self.facts.hub), in_order=True)
 
@@ -81,7 +82,7 @@ class FashionMNIST(ImageData):
         sizes=(60_000, 10_000),
     )
 
-    @property
+    @cached_property
     def source(self) -> Source:
         return HubSource(self.pad, (28, 28), True, str(self.facts.hub), in_order=True)
 

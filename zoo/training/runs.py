@@ -17,8 +17,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from zoo.contract.method import Method
 from zoo.files import atomic, write_bytes
+from zoo.hub import RUN_CONFIG, RUN_LAST
 
-LAST, BEST, CONFIG = "last.ckpt", "best.ckpt", "config.yaml"
+LAST, BEST, CONFIG = RUN_LAST, "best.ckpt", RUN_CONFIG
 
 
 def quieten() -> None:

@@ -104,7 +104,7 @@ def clusters(scene: Scene) -> None:
     if isinstance(method, Clusters):
         log_probs, source = columns["log_prob_cluster"], "own clusters"
     else:
-        k, n = int(train_y.max()) + 1, min(PROBE_CODES, len(train_y))
+        k, n = len(train_y.unique()), min(PROBE_CODES, len(train_y))
         log_probs = kmeans_clusters(_train_codes(scene, n), columns["code"], k, scene.seed)
         source = f"k-means of {n} training codes, k={k}"
     found = clustering(log_probs, test_y)
