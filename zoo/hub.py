@@ -133,7 +133,6 @@ def _check_hashes(folder: Path, entry: dict[str, Any]) -> None:
 
 
 def _download(repo: str, revision: str | None) -> Path:
-    import httpx
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -141,12 +140,7 @@ def _download(repo: str, revision: str | None) -> Path:
         snapshot = huggingface_hub.snapshot_download(
             repo, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RESULTS, METRICS]
         )
-    except (
-        errors.HfHubHTTPError,
-        errors.HFValidationError,
-        errors.LocalEntryNotFoundError,
-        httpx.HTTPError,
-    ) as error:
+    except (errors.HTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
             f"no folder {repo!r}, and the Hub gave no repository of that name: {reason}"

@@ -44,6 +44,8 @@ class Store:
     log: list[str] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
     """Names of files that are served with another last bit than was uploaded."""
+    down: bool = False
+    """Whether connections are closed without an answer."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -52,7 +54,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         parts = self.parts()
-        if parts == ["api", "whoami-v2"]:
+        if self.store.down:
+            self.close_connection = True
+        elif parts == ["api", "whoami-v2"]:
             self.guarded(lambda: self.answer({"type": "user", "name": "someone", "orgs": [{"name": "ours"}]}))
         elif parts[:2] == ["api", "models"]:
             self.of_repository("/".join(parts[2:4]), parts[4:])

@@ -56,7 +56,7 @@ def files_below(folder: Path, left_out: Counter[str] | None = None) -> Iterator[
     for place, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         kept = []
         for name in sorted(folders):
-            inside = os.path.join(place, name)  # noqa: PTH118
+            inside = os.path.join(place, name)
             real = os.path.realpath(inside)
             if name.startswith(".") or real in above[place]:
                 continue

@@ -158,21 +158,27 @@ class HubSource(PictureSource):
 
     @cached_property
     def labels(self) -> Labels:
-        """The column of labels; values that are no numbers yet are read once, and sorted."""
+        """The column of labels, by its name or its type; plain values are read once and sorted."""
         import datasets
 
         features = self.splits["train"].features or {}
-        named = [name for name in LABELS if name in features]
-        coded = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-        column = next(iter([*(name for name in named if name in coded), *coded, *named]), None)
+        kinds = {name: kind for name, kind in features.items() if not isinstance(kind, datasets.Image)}
+        coded = [name for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+        plain = [
+            name
+            for name, kind in kinds.items()
+            if isinstance(kind, datasets.Value) and re.match("u?int|(large_)?string|bool", kind.dtype)
+        ]
+        named = [name for name in LABELS if name in (*coded, *plain)]
+        column = next(iter([*named, *coded]), None)
         if column is None:
+            if kinds:
+                columns = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+                log.warning("%s: no labels, none of the columns is one: %s", self.repo_id, columns)
             return Labels(None, (), lambda value: -1)  # noqa: ARG005
-        kind = features[column]
-        if isinstance(kind, datasets.ClassLabel):
-            return Labels(column, tuple(kind.names), lambda value: -1 if value is None else int(value))
-        if not isinstance(kind, datasets.Value) or not re.match("u?int|(large_)?string|bool", kind.dtype):
-            log.warning("%s: no labels, column %s is %s", self.repo_id, column, kind)
-            return Labels(None, (), lambda value: -1)  # noqa: ARG005
+        if column in coded:
+            names = tuple(kinds[column].names)  # pyright: ignore[reportAttributeAccessIssue]
+            return Labels(column, names, lambda value: -1 if value is None else int(value))
         values = {row[column] for data in self.splits.values() for row in data.select_columns([column])}
         known = sorted(value for value in values if _says(value))
         numbers = {value: y for y, value in enumerate(known)}
@@ -219,21 +225,19 @@ class HubSource(PictureSource):
     @contextmanager
     def _asked(self) -> Iterator[None]:
         """What goes wrong between here and the Hub, in one line."""
-        import httpx
         from datasets.data_files import EmptyDatasetError
         from datasets.exceptions import DatasetNotFoundError
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HTTPError
 
         try:
             yield
         except EmptyDatasetError as error:
             raise UsageError(f"{self.repo_id} must hold data, got none") from error
-        except (ConnectionError, httpx.HTTPError, HfHubHTTPError, DatasetNotFoundError) as error:
+        except (ConnectionError, HTTPError, DatasetNotFoundError) as error:
             raise UsageError(_unread(self.repo_id, error)) from error
 
 
 def _resolved(repo_id: str, revision: str) -> str:
-    import httpx
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -243,7 +247,7 @@ def _resolved(repo_id: str, revision: str) -> str:
         found = str(huggingface_hub.HfApi().dataset_info(repo_id, revision=revision).sha)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise UsageError(_unread(repo_id, error)) from error
-    except (OSError, httpx.HTTPError) as error:
+    except (OSError, errors.HTTPError) as error:
         if not seen.is_file():
             raise UsageError(_unread(repo_id, error)) from error
         found = seen.read_text()

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from hashlib import sha1
 from pathlib import Path
 
-from httpx import HTTPError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalTokenNotFoundError,
     RepositoryNotFoundError,
 )
