@@ -132,6 +132,13 @@ def _check_hashes(folder: Path, entry: dict[str, Any]) -> None:
         require(found == wanted, f"{folder / name} must have the registry's SHA-256 {wanted}, got {found}")
 
 
+def http_error() -> type[Exception]:
+    """What the Hub's client raises where the network fails; the library below it differs between versions."""
+    from huggingface_hub import errors
+
+    return errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
+
+
 def _download(repo: str, revision: str | None) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
@@ -140,7 +147,7 @@ def _download(repo: str, revision: str | None) -> Path:
         snapshot = huggingface_hub.snapshot_download(
             repo, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RESULTS, METRICS]
         )
-    except (errors.HTTPError, errors.HFValidationError, errors.LocalEntryNotFoundError) as error:
+    except (http_error(), errors.HFValidationError, errors.LocalEntryNotFoundError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
             f"no folder {repo!r}, and the Hub gave no repository of that name: {reason}"

@@ -19,6 +19,7 @@ from zoo.data.decoding import Encoded, PictureSource, readable
 from zoo.data.folders import FolderSource, files_below, fingerprint
 from zoo.errors import UsageError, require
 from zoo.files import write_bytes
+from zoo.hub import http_error
 
 SPLITS = {"train": "train", "validation": "val", "val": "val", "valid": "val", "dev": "val", "test": "test"}
 """Names of splits on the Hub to ours, in the order in which they are read."""
@@ -192,8 +193,8 @@ class HubSource(PictureSource):
         with self._asked():
             if self.folder:
                 return self.folder.count()
-            found = [(data.info.splits or {}).get(str(data.split)) for data in self.splits.values()]
-            return sum(one.num_examples for one in found) if all(found) else None
+            known = [(data.info.splits or {}).get(str(data.split)) for data in self.splits.values()]
+            return None if None in known else sum(split.num_examples for split in known if split)
 
     def pictures(self) -> Iterator[Encoded]:
         with self._asked():
@@ -227,13 +228,12 @@ class HubSource(PictureSource):
         """What goes wrong between here and the Hub, in one line."""
         from datasets.data_files import EmptyDatasetError
         from datasets.exceptions import DatasetNotFoundError
-        from huggingface_hub.errors import HTTPError
 
         try:
             yield
         except EmptyDatasetError as error:
             raise UsageError(f"{self.repo_id} must hold data, got none") from error
-        except (ConnectionError, HTTPError, DatasetNotFoundError) as error:
+        except (ConnectionError, http_error(), DatasetNotFoundError) as error:
             raise UsageError(_unread(self.repo_id, error)) from error
 
 
@@ -247,7 +247,7 @@ def _resolved(repo_id: str, revision: str) -> str:
         found = str(huggingface_hub.HfApi().dataset_info(repo_id, revision=revision).sha)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise UsageError(_unread(repo_id, error)) from error
-    except (OSError, errors.HTTPError) as error:
+    except (OSError, http_error()) as error:
         if not seen.is_file():
             raise UsageError(_unread(repo_id, error)) from error
         found = seen.read_text()

@@ -91,7 +91,8 @@ class DigitsSource(Source):
     def examples(self) -> Iterator[Example]:
         from sklearn.datasets import load_digits
 
-        pixels, y = load_digits(return_X_y=True)
+        pixels, labels = load_digits(return_X_y=True)
+        y = np.asarray(labels)
         x = (pixels.reshape(-1, 1, 8, 8) * 255 / 16).round().astype(np.uint8)
         x = np.pad(x, ((0, 0), (0, 0), (self.pad, self.pad), (self.pad, self.pad)))
         cut = len(y) - len(y) // 5
