@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.cli.light import run
 from zoo.data.sets import HubImages
 from zoo.data.sources import cache_file
 from zoo.errors import UsageError
@@ -105,12 +106,17 @@ def test_no_labels_and_splits_of_other_names_are_said(root, caplog):
     assert "me/shapes: splits not read: more" in caplog.text
 
 
-def test_a_configuration_is_chosen_by_name(root):
-    (root / "me/shapes").mkdir(parents=True)
-    configs = "".join(f"- config_name: {one}\n  data_files: {one}/*.parquet\n" for one in ("large", "small"))
-    (root / "me/shapes/README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    for place, n in {"large": 5, "small": 2}.items():
+def write_two(root: Path, large: int, small: int) -> None:
+    """A data set of two configurations."""
+    sizes = {"large": large, "small": small}
+    for place, n in sizes.items():
         write(root, datasets.Value("int64"), f"{place}/train.parquet", labels=range(n))
+    configs = "".join(f"- config_name: {one}\n  data_files: {one}/*.parquet\n" for one in sizes)
+    (root / "me/shapes/README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+
+
+def test_a_configuration_is_chosen_by_name(root):
+    write_two(root, 5, 2)
     with pytest.raises(UsageError, match=r"^name must choose a configuration of me/shapes: large, small$"):
         labels()
     with pytest.raises(UsageError, match="one of large, small, got 'middle'"):
@@ -121,6 +127,12 @@ def test_a_configuration_is_chosen_by_name(root):
     data = HubImages("me/shapes", size=4, name="large")
     assert data.recipe()["init_args"]["name"] == "large"
     assert data.read_as == "large, transparency on white"
+
+
+def test_a_configuration_is_an_option_of_the_verb_too(root, capsys):
+    write_two(root, 12, 11)
+    run(["data", "prepare", "HubImages", "--repo_id=me/shapes", "--name=large", "--background=black"])
+    assert ", large, transparency on black, " in capsys.readouterr().out
 
 
 def test_pictures_as_files_are_read_as_a_folder(root):
