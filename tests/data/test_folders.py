@@ -104,7 +104,7 @@ def test_what_is_not_read_is_counted_and_said_in_one_line(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         read(tmp_path)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: 6 pictures read; not read: 2 .heic, 1 .txt, 4 beside test, train, 1 broken link, "
+        f"{tmp_path}: 6 pictures read; not read: 2 .heic, 1 .txt, 4 beside test, train, 1 broken link(s), "
         "1 without an ending; without a label, beside the folders of the labels: 4"
     ]
     (tmp_path / "other").mkdir()
@@ -165,7 +165,7 @@ def test_hidden_files_and_the_folders_of_runs_are_no_pictures(tmp_path, monkeypa
     assert cache_file(ImageFolder(".", size=4).source) == before
     with caplog.at_level(logging.WARNING):
         assert source.classes() == ("cats",)
-    assert ".: 3 pictures read; not read: 2 earlier run" in caplog.text
+    assert ".: 3 pictures read; not read: 2 earlier run(s)" in caplog.text
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

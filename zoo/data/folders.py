@@ -62,7 +62,7 @@ def files_below(folder: Path, left_out: Counter[str] | None = None) -> Iterator[
                 continue
             if holds_run(Path(inside)):
                 if left_out is not None:
-                    left_out["earlier run"] += 1
+                    left_out["earlier run(s)"] += 1
                 continue
             above[inside] = above[place] | {real}
             kept.append(name)
@@ -145,7 +145,7 @@ class FolderSource(PictureSource):
             if ending not in endings:
                 left_out[_text(ending) or "without an ending"] += 1
             elif not Path(self.path, *parts).is_file():
-                left_out["broken link"] += 1
+                left_out["broken link(s)"] += 1
             else:
                 pictures.append(parts)
         return pictures
