@@ -21,6 +21,8 @@ from zoo.files import sha256, write_json
 CONFIG, WEIGHTS, RESULTS, METRICS = "config.json", "model.safetensors", "results.json", "metrics.json"
 SHA256 = "sha256"
 """Where `config.json` has its own hash and that of the weights."""
+RUN_CONFIG, RUN_LOG, RUN_LAST, RUN_MODEL = "config.yaml", "metrics.csv", "last.ckpt", "model"
+"""What lies in the folder of a run."""
 ORGANISATION = "ZOO_HUB_ORG"
 REGISTRY = Path(__file__).parent / "registry.json"
 FORMAT = 2
@@ -79,6 +81,14 @@ def data_recipe(folder: Path, other: str | None = None) -> dict[str, Any]:
     return named
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, or of a saved model with the pictures that came with it."""
+    run = (folder / RUN_CONFIG).is_file() and any(
+        (folder / n).exists() for n in (RUN_LOG, RUN_LAST, RUN_MODEL)
+    )
+    return run or all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
+
+
 def score_file(folder: Path) -> Path | None:
     """The recorded score of a saved method: beside its weights, or, of a run's `model/`, beside that."""
     places = (folder / METRICS, folder / RESULTS, folder.parent / RESULTS)
@@ -130,8 +140,14 @@ def _check_hashes(folder: Path, entry: dict[str, Any]) -> None:
         require(found == wanted, f"{folder / name} must have the registry's SHA-256 {wanted}, got {found}")
 
 
+def http_error() -> type[Exception]:
+    """What the Hub's client raises where the network fails; the library below it differs between versions."""
+    from huggingface_hub import errors
+
+    return errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
+
+
 def _download(repo: str, revision: str | None) -> Path:
-    import httpx
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -139,12 +155,7 @@ def _download(repo: str, revision: str | None) -> Path:
         snapshot = huggingface_hub.snapshot_download(
             repo, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RESULTS, METRICS]
         )
-    except (
-        errors.HfHubHTTPError,
-        errors.HFValidationError,
-        errors.LocalEntryNotFoundError,
-        httpx.HTTPError,
-    ) as error:
+    except (http_error(), errors.HFValidationError, errors.LocalEntryNotFoundError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(
             f"no folder {repo!r}, and the Hub gave no repository of that name: {reason}"

@@ -1,4 +1,4 @@
-"""A Hub for tests: what the client asks of models, Git LFS and collections, in memory, behind 127.0.0.1."""
+"""A Hub for tests: what clients ask of models, data sets, LFS and collections, in memory, on 127.0.0.1."""
 
 import base64
 import hashlib
@@ -38,11 +38,14 @@ class Repository:
 @dataclass
 class Store:
     repositories: dict[str, Repository] = field(default_factory=dict)
+    """Models by `owner/name`, data sets by `datasets/owner/name`."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     collections: dict[str, list[str]] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
     """Names of files that are served with another last bit than was uploaded."""
+    down: bool = False
+    """Whether connections are closed without an answer."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -51,12 +54,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         parts = self.parts()
-        if parts == ["api", "whoami-v2"]:
+        if self.store.down:
+            self.close_connection = True
+        elif parts == ["api", "whoami-v2"]:
             self.guarded(lambda: self.answer({"type": "user", "name": "someone", "orgs": [{"name": "ours"}]}))
         elif parts[:2] == ["api", "models"]:
             self.of_repository("/".join(parts[2:4]), parts[4:])
-        elif len(parts) > 4 and parts[2] == "resolve":
-            self.file("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
+        elif parts[:2] == ["api", "datasets"]:
+            self.of_repository("/".join(parts[1:4]), parts[4:])
+        elif "resolve" in parts[2:4]:
+            at = parts.index("resolve")
+            self.file("/".join(parts[:at]), parts[at + 1], "/".join(parts[at + 2 :]))
         elif parts[:2] == ["api", "collections"]:
             self.collection("/".join(parts[2:]))
         else:
@@ -167,13 +175,33 @@ class Handler(BaseHTTPRequestHandler):
             return
         files = repository.commits[oid]
         if rest[:1] == ["tree"]:
-            self.answer([self.entry(path, content) for path, content in files.items()])
+            self.tree(files, "/".join(rest[2:]))
             return
         siblings = [{"rfilename": path} for path in files]
         self.answer(
             {"id": name, "sha": oid, "siblings": siblings, "private": repository.private, "tags": []}
             | {"downloads": 0, "likes": 0}
         )
+
+    def tree(self, files: dict[str, bytes], below: str):
+        """All files below a folder, or what lies in it."""
+        inside = {
+            path: content for path, content in files.items() if path.startswith(f"{below}/" * bool(below))
+        }
+        if not inside:
+            self.refuse(404, "EntryNotFound")
+        elif parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true":
+            self.answer([self.entry(path, content) for path, content in inside.items()])
+        else:
+            depth = len(below.split("/")) if below else 0
+            folders = {"/".join(path.split("/")[: depth + 1]) for path in inside if path.count("/") > depth}
+            found = [
+                {"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in sorted(folders)
+            ]
+            found += [
+                self.entry(path, content) for path, content in inside.items() if path.count("/") == depth
+            ]
+            self.answer(found)
 
     def entry(self, path: str, content: bytes) -> dict:
         oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -198,8 +226,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         if path in self.store.changed:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        etag = hashlib.sha256(content).hexdigest()
-        self.answer(content, {"X-Repo-Commit": oid, "ETag": f'"{etag}"'})
+        headers = {"X-Repo-Commit": oid, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+        if "Range" in self.headers:
+            first, last = self.headers["Range"].removeprefix("bytes=").split("-")
+            self.answer(content[int(first) : int(last) + 1 if last else None], headers, 206)
+        else:
+            self.answer(content, headers)
 
     def collection(self, slug: str, status: int = 200):
         listed = [

@@ -65,6 +65,8 @@ class DataProtocol(NamedTuple):
     """How images were put into bags, if they were."""
     content: str = ""
     """Start of a hash of the test images, of one's own pictures: two folders may have one name."""
+    read_as: str = ""
+    """The version that was read, and how, where that is no part of the name: `transparency on white`."""
 
     @property
     def dims(self) -> str:
@@ -96,7 +98,8 @@ class DataProtocol(NamedTuple):
         """The sentence."""
         where = f" ({self.held_out})" if self.held_out else ""
         how = f" ({self.how})" if self.how else ""
-        return f"{self.images} {self.cut}{where}, {self.treatment}{how}{self._further}"
+        read = f", {self.read_as}" if self.read_as else ""
+        return f"{self.images} {self.cut}{where}{read}, {self.treatment}{how}{self._further}"
 
     @property
     def _further(self) -> str:

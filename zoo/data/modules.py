@@ -234,7 +234,13 @@ class ImageData(LightningDataModule, ABC):
             whole=self.whole,
             labels=f"{self.labelled} labels, seed {seed}" if self.labelled else "",
             bags=f"bags of {self.bag_size}, seed {seed}" if self.bag_size else "",
+            read_as=self.read_as,
         )
+
+    @property
+    def read_as(self) -> str:
+        """What the protocol says of how pictures were read, where the name of the data leaves it open."""
+        return ""
 
     def prepare_data(self) -> None:
         """Convert the source once; later calls find the cache, or what `setup` read of it."""

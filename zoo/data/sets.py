@@ -1,12 +1,16 @@
 """The data sets by name, and what is trained on one's own pictures."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from zoo.data.decoding import BACKGROUND, colour
 from zoo.data.facts import OWN, Facts
+from zoo.data.folders import FolderSource
 from zoo.data.modules import Binarize, ImageData
-from zoo.data.sources import DigitsSource, FolderSource, HubSource, Source
+from zoo.data.repositories import HubSource
+from zoo.data.sources import DigitsSource, Source
 from zoo.data.toys import Heartbeat, SwissRoll
 from zoo.errors import UsageError, require
 
@@ -46,9 +50,9 @@ class MNIST(ImageData):
         sizes=(60_000, 10_000),
     )
 
-    @property
+    @cached_property
     def source(self) -> Source:
-        return HubSource(self.pad, (28, 28), True, str(self.facts.hub))
+        return HubSource(self.pad, (28, 28), True, str(self.facts.hub), in_order=True)
 
 
 class FashionMNIST(ImageData):
@@ -78,9 +82,9 @@ class FashionMNIST(ImageData):
         sizes=(60_000, 10_000),
     )
 
-    @property
+    @cached_property
     def source(self) -> Source:
-        return HubSource(self.pad, (28, 28), True, str(self.facts.hub))
+        return HubSource(self.pad, (28, 28), True, str(self.facts.hub), in_order=True)
 
 
 class HubImages(ImageData):
@@ -91,8 +95,13 @@ class HubImages(ImageData):
         size: Side, or (height, width), to which images are scaled and centre-cropped.
         grey: Reduce colour to grey.
         revision: Branch, tag or commit on the Hub.
+        name: Configuration, of a data set that has several.
+        background: Colour on which transparent pictures are laid: `white`, `black`, `#808080`.
         binarize: See `ImageData`; by default grey levels as they are.
         options: See `ImageData`.
+
+    Raises:
+        UsageError: If an argument is out of range.
     """
 
     def __init__(
@@ -101,12 +110,17 @@ class HubImages(ImageData):
         size: int | tuple[int, int] = 32,
         grey: bool = False,
         revision: str = "main",
+        name: str | None = None,
+        background: str = BACKGROUND,
         binarize: Binarize = "none",
         **options,
     ) -> None:
         super().__init__(binarize, **options)
         require(repo_id.count("/") == 1, f"repo_id must read owner/name, got {repo_id!r}")
-        self._source = HubSource(self.pad, _sides(size), grey, repo_id, revision)
+        colour(background)
+        self._source = HubSource(
+            self.pad, _sides(size), grey, repo_id, revision, configuration=name, background=background
+        )
         self.facts = self.described({"repo_id": repo_id})
 
     @classmethod
@@ -120,6 +134,10 @@ class HubImages(ImageData):
     def source(self) -> Source:
         return self._source
 
+    @property
+    def read_as(self) -> str:
+        return self._source.read_as
+
     def source_arguments(self) -> dict[str, Any]:
         source = self._source
         return {
@@ -127,18 +145,28 @@ class HubImages(ImageData):
             "size": source.size,
             "grey": source.grey,
             "revision": source.revision,
+            "name": source.configuration,
+            "background": source.background,
         }
 
 
 class ImageFolder(ImageData):
-    """A folder of pictures of any size; subfolders, where there are any, are labels.
+    """A folder of pictures of any size, of every kind that the installed Pillow reads.
+
+    The folders `train` and `test`, `val` or `validation` at its top are splits where `train` stands beside
+    one of the others, or alone; the folders below, or else those at the top, are labels. Hidden files and
+    the folders of runs are no pictures.
 
     Args:
         path: The folder.
         size: Side, or (height, width), to which images are scaled and centre-cropped.
         grey: Reduce colour to grey.
+        background: Colour on which transparent pictures are laid: `white`, `black`, `#808080`.
         binarize: See `ImageData`; by default grey levels as they are.
         options: See `ImageData`.
+
+    Raises:
+        UsageError: If an argument is out of range, or there is no such folder.
     """
 
     def __init__(
@@ -146,12 +174,14 @@ class ImageFolder(ImageData):
         path: str,
         size: int | tuple[int, int] = 32,
         grey: bool = False,
+        background: str = BACKGROUND,
         binarize: Binarize = "none",
         **options,
     ) -> None:
         super().__init__(binarize, **options)
         require(Path(path).is_dir(), f"path must be a folder of images, got {path!r}")
-        self._source = FolderSource(self.pad, _sides(size), grey, path)
+        colour(background)
+        self._source = FolderSource(self.pad, _sides(size), grey, path, background=background)
         self.facts = self.described({"path": path})
 
     @classmethod
@@ -163,8 +193,18 @@ class ImageFolder(ImageData):
     def source(self) -> Source:
         return self._source
 
+    @property
+    def read_as(self) -> str:
+        return self._source.read_as
+
     def source_arguments(self) -> dict[str, Any]:
-        return {"path": self._source.path, "size": self._source.size, "grey": self._source.grey}
+        source = self._source
+        return {
+            "path": source.path,
+            "size": source.size,
+            "grey": source.grey,
+            "background": source.background,
+        }
 
 
 DATA: dict[str, Any] = {

@@ -1,13 +1,13 @@
 """Small made-up sets of the 2015 paper on diffusion: bits with a heartbeat, points on a spiral."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 
-from zoo.cache import Arrays
 from zoo.data.facts import Facts
 from zoo.data.modules import ImageData
-from zoo.data.sources import Source
+from zoo.data.sources import Example, Source, made
 
 TOY_SIZES = {"train": 10_000, "test": 2_000}
 PAPER = (
@@ -23,6 +23,8 @@ ROLL_NOISE, ROLL_RADIUS = 0.5, 16.0
 class HeartbeatSource(Source):
     """Twenty bits of which every fifth is 1, from each of the five phases alike; the phase is the label."""
 
+    in_order: bool = field(default=True, kw_only=True)
+
     @property
     def name(self) -> str:
         return "heartbeat"
@@ -34,18 +36,19 @@ class HeartbeatSource(Source):
     def fingerprint(self) -> str:
         return f"{TOY_SIZES}"
 
-    def read(self) -> Arrays:
-        at, arrays = torch.arange(HEARTBEAT_LENGTH), {}
+    def examples(self) -> Iterator[Example]:
+        at = np.arange(HEARTBEAT_LENGTH)
         for split, n in TOY_SIZES.items():
-            y = torch.arange(n) % HEARTBEAT_PERIOD
-            arrays |= {f"{split}_y": y, f"{split}_x": 255 * (at % HEARTBEAT_PERIOD == y[:, None]).byte()}
-            arrays[f"{split}_x"] = arrays[f"{split}_x"].view(-1, *self.image_shape)
-        return arrays
+            y = np.arange(n) % HEARTBEAT_PERIOD
+            x = 255 * (at % HEARTBEAT_PERIOD == y[:, None]).astype(np.uint8)
+            yield from made(split, x.reshape(-1, *self.image_shape), y)
 
 
 @dataclass(frozen=True)
 class SwissRollSource(Source):
     """scikit-learn's swiss roll from the side: points of the plane as images of two pixels of 256 levels."""
+
+    in_order: bool = field(default=True, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -58,16 +61,14 @@ class SwissRollSource(Source):
     def fingerprint(self) -> str:
         return f"scikit-learn {TOY_SIZES} {ROLL_NOISE} {ROLL_RADIUS}"
 
-    def read(self) -> Arrays:
+    def examples(self) -> Iterator[Example]:
         from sklearn.datasets import make_swiss_roll
 
-        arrays = {}
         for seed, (split, n) in enumerate(TOY_SIZES.items()):
             points, _ = make_swiss_roll(n, noise=ROLL_NOISE, random_state=seed)
-            plane = torch.from_numpy(points[:, [0, 2]]) / (2 * ROLL_RADIUS) + 0.5
-            x = (plane * 256).clamp(0, 255).byte().view(-1, *self.image_shape)
-            arrays |= {f"{split}_x": x.contiguous(), f"{split}_y": torch.full((n,), -1)}
-        return arrays
+            plane = points[:, [0, 2]] / (2 * ROLL_RADIUS) + 0.5
+            x = (plane * 256).clip(0, 255).astype(np.uint8)
+            yield from made(split, x.reshape(-1, *self.image_shape), np.full(n, -1))
 
 
 class Heartbeat(ImageData):

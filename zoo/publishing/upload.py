@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from hashlib import sha1
 from pathlib import Path
 
-from httpx import HTTPError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -17,7 +16,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from zoo.errors import UsageError, require
 from zoo.files import sha256, write_json
-from zoo.hub import CONFIG, METRICS, REGISTRY, WEIGHTS, model_folder, registry
+from zoo.hub import CONFIG, METRICS, REGISTRY, WEIGHTS, http_error, model_folder, registry
 from zoo.publishing.checkpoints import CARD, DRAWS, SEEDS, TRAINING
 
 NEEDED = {CONFIG, WEIGHTS, METRICS, TRAINING, CARD}
@@ -69,7 +68,7 @@ def publish(models: Sequence[str], org: str, private: bool, create_pr: bool, dry
         raise UsageError("publishing needs a token: hf auth login, or the variable HF_TOKEN") from None
     except HfHubHTTPError as error:
         raise UsageError(_refusal(error, org)) from error
-    except (HFValidationError, HTTPError, ValueError) as error:
+    except (HFValidationError, http_error(), ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"the Hub cannot be reached or does not take {org}: {reason}") from error
 

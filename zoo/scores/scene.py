@@ -262,11 +262,12 @@ class Scene:
         Those withheld from the method are here too: a probe measures codes, and needs all labels for it.
 
         Raises:
-            UsageError: If there are none.
+            UsageError: If an image has none.
         """
         scored = self.per_image["row"].long()
         both = self.data.labels("train"), self.data.labels("test")[scored]
-        require(min(int(y.min()) for y in both) >= 0, f"{self.data.source.name} has no labels")
+        without, total = sum(int((y < 0).sum()) for y in both), sum(map(len, both))
+        require(without == 0, f"{self.data.source.name} has no labels on {without} of {total} images")
         return both
 
 

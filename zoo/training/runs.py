@@ -23,8 +23,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from zoo.contract.method import Method
 from zoo.errors import require
 from zoo.files import atomic, write_bytes
+from zoo.hub import RUN_CONFIG, RUN_LAST
 
-LAST, BEST, CONFIG = "last.ckpt", "best.ckpt", "config.yaml"
+LAST, BEST, CONFIG = RUN_LAST, "best.ckpt", RUN_CONFIG
 WANDB_ID = "wandb_id.txt"
 MAY_CHANGE = {
     "ckpt_path",

@@ -4,12 +4,12 @@ import sys
 from typing import Any, Literal
 
 
-def data(action: Literal["prepare", "show"], name: str, out: str | None = None, **options: Any) -> None:
+def data(action: Literal["prepare", "show"], kind: str, out: str | None = None, **options: Any) -> None:
     """Prepare a data set's cache, or show what is in it.
 
     Args:
         action: `prepare` converts the images once; `show` also prints what is known and writes a grid.
-        name: Class of the data; its arguments are options (`zoo data show HubImages --repo_id owner/name`).
+        kind: Class of the data; its arguments are options (`zoo data show HubImages --repo_id owner/name`).
         out: With `show`: the PNG to write; by default NAME.png in lower case.
         options: Arguments of the class.
     """
@@ -21,7 +21,7 @@ def data(action: Literal["prepare", "show"], name: str, out: str | None = None, 
     from zoo.randomness import own_stream
 
     began = time.perf_counter()
-    module = from_recipe({"class": name, "init_args": options})
+    module = from_recipe({"class": kind, "init_args": options})
     module.prepare_data()
     module.setup()
     sys.stdout.write(f"{module.protocol}\n")
@@ -40,11 +40,11 @@ def data(action: Literal["prepare", "show"], name: str, out: str | None = None, 
         sys.stdout.write(f"first 100 training images: {out}\n")
 
 
-def features(name: str, **options: Any) -> None:
+def features(kind: str, **options: Any) -> None:
     """Train the features that FID, KID, IS, precision, recall and coverage of a labelled data set need.
 
     Args:
-        name: Class of the data; its arguments are options (`zoo features HubImages --repo_id owner/name`).
+        kind: Class of the data; its arguments are options (`zoo features HubImages --repo_id owner/name`).
         options: Arguments of the class.
     """
     import time
@@ -55,7 +55,7 @@ def features(name: str, **options: Any) -> None:
     from zoo.data.sets import from_recipe
     from zoo.scores.classifiers import own_features, ready
 
-    module = from_recipe({"class": name, "init_args": options})
+    module = from_recipe({"class": kind, "init_args": options})
     began = time.perf_counter()
     net = ready(module)
     if net is None:

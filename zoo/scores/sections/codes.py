@@ -106,7 +106,7 @@ def clusters(scene: Scene) -> None:
     if isinstance(method, Clusters):
         log_probs, source = columns["log_prob_cluster"], "own clusters"
     else:
-        k, rows = int(train_y.max()) + 1, drawn(len(train_y), PROBE_CODES)
+        k, rows = len(train_y.unique()), drawn(len(train_y), PROBE_CODES)
         log_probs = kmeans_clusters(_train_codes(scene, rows), columns["code"], k, scene.seed)
         source = f"k-means of {part_of(len(rows), len(train_y))} training codes, k={k}"
     found = clustering(log_probs, test_y)
