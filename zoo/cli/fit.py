@@ -24,7 +24,7 @@ from zoo.contract.saved import refuse_unsavable, save_pretrained
 from zoo.data.modules import ImageData
 from zoo.errors import OneLine, UsageError, require
 from zoo.files import write_bytes
-from zoo.hub import RESULTS
+from zoo.hub import RESULTS, RUN_MODEL
 from zoo.methods import METHODS, method_class
 from zoo.scores.evaluation import Evaluator, data_of, results_folder
 from zoo.scores.results import Results
@@ -45,8 +45,6 @@ from zoo.training.runs import (
     wandb_id,
 )
 
-MODEL = "model"
-"""Folder of a run in which its model is saved."""
 KEPT = "run"
 """Where a checkpoint has what a resumed run is held to."""
 
@@ -175,7 +173,7 @@ class SaveModel(Callback):
         """Save on the first process."""
         if trainer.is_global_zero:
             assert isinstance(pl_module, Method)
-            save_pretrained(pl_module, results_folder(trainer) / MODEL, data_of(trainer).recipe())
+            save_pretrained(pl_module, results_folder(trainer) / RUN_MODEL, data_of(trainer).recipe())
 
 
 class ZooCLI(LightningCLI):
@@ -405,7 +403,7 @@ class ZooCLI(LightningCLI):
         trainer.test(self.model, datamodule=self.datamodule, ckpt_path=str(chosen), verbose=False)
         if trainer.is_global_zero:
             folder = self.folder
-            sys.stdout.write(f"\nresults: {folder / 'results.json'}\n{self._what_next(folder / MODEL)}")
+            sys.stdout.write(f"\nresults: {folder / 'results.json'}\n{self._what_next(folder / RUN_MODEL)}")
 
     def _what_next(self, folder: Path) -> str:
         """The lines that load the saved method and draw from it, or score it where it does not sample."""

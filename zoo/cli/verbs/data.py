@@ -28,7 +28,7 @@ def data(action: Literal["prepare", "show"], kind: str, out: str | None = None, 
     sys.stdout.write(f"cache: {cache_file(module.source)} ({time.perf_counter() - began:.2f} s)\n")
     if action == "show":
         facts = module.facts
-        out = out or f"{name.lower()}.png"
+        out = out or f"{kind.lower()}.png"
         sys.stdout.write(f"{facts.credit}\n")
         sys.stdout.write(f"cite: {facts.citation}\n")
         sys.stdout.write(f"classes: {', '.join(facts.classes) or 'not named'}\n")
