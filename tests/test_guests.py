@@ -21,7 +21,7 @@ from zoo.contract.batch import Batch
 from zoo.contract.learning import Descent
 from zoo.contract.saved import refuse_unsavable, save_pretrained
 from zoo.errors import UsageError
-from zoo.hub import CONFIG
+from zoo.hub import CONFIG, seal
 from zoo.methods import class_named, from_folder, method_class, own_class
 from zoo.publishing.checkpoints import scored
 from zoo.scores.results import Results
@@ -110,6 +110,7 @@ def test_no_name_in_a_file_is_imported(model, monkeypatch, tmp_path):
     config = json.loads((tmp_path / "model" / CONFIG).read_text())
     for name in (PATH, "trap.BMM"):
         (tmp_path / "model" / CONFIG).write_text(json.dumps(config | {"class": name}))
+        seal(tmp_path / "model")
         with pytest.raises(UsageError, match=rf"one of DAE, .*, or be given as code .*, got '{name}'"):
             zoo.from_pretrained(tmp_path / "model")
     assert not {f"{PACKAGE}.bmm", "trap"} & set(sys.modules)
@@ -130,6 +131,7 @@ def test_a_class_whose_module_moved_still_loads(model, tmp_path):
     shutil.copytree(model, tmp_path / "model")
     config = json.loads((tmp_path / "model" / CONFIG).read_text())
     (tmp_path / "model" / CONFIG).write_text(json.dumps(config | {"class": "__main__.BMM"}))
+    seal(tmp_path / "model")
     assert type(zoo.from_pretrained(tmp_path / "model", code=kind)) is kind
     assert class_named("__main__.BMM", [kind]) is kind
     assert class_named("__main__.Other", [kind]) is None
