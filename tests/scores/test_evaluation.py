@@ -264,7 +264,7 @@ def test_too_few_images_are_skipped_and_smaller_sets_say_their_size(tmp_path):
     assert "100 samples against 359 test images" in few.numbers["test/kid"].protocol.how
     two = score(Sampler(lambda n: torch.rand(n, 1, 8, 8)), tmp_path, num_images=2)
     assert two.skipped["kid"] == "KID needs at least 3 images on each side, got 359 and 2"
-    assert two.skipped["neighbourhoods"].startswith("neighbourhoods need more than 5 images")
+    assert two.skipped["neighbourhoods"].startswith("neighbourhoods need more than 6 images")
 
 
 def test_real_images_score_like_the_floor_and_better_than_noise(tmp_path):
