@@ -13,7 +13,7 @@ from torch.utils.data import DistributedSampler
 
 from zoo.data.modules import EVAL_BATCH, Rows
 from zoo.data.sets import MNIST, Digits, HubImages, ImageFolder
-from zoo.data.sources import cache_file, prepared
+from zoo.data.kept import cache_file, prepared
 from zoo.errors import UsageError
 
 SPLITS = ("train", "val", "test")

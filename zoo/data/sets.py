@@ -48,7 +48,7 @@ class MNIST(ImageData):
 
     @property
     def source(self) -> Source:
-        return HubSource(self.pad, (28, 28), True, str(self.facts.hub))
+        return HubSource(self.pad, (28, 28), True, str(self.facts.hub), in_order=True)
 
 
 class FashionMNIST(ImageData):
@@ -80,7 +80,7 @@ class FashionMNIST(ImageData):
 
     @property
     def source(self) -> Source:
-        return HubSource(self.pad, (28, 28), True, str(self.facts.hub))
+        return HubSource(self.pad, (28, 28), True, str(self.facts.hub), in_order=True)
 
 
 class HubImages(ImageData):

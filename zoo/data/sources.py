@@ -8,24 +8,34 @@ rebuilt.
 
 import hashlib
 import io
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from safetensors.torch import save
 
-from zoo.cache import LAYOUT, Arrays, _digest, _read_cache, cache_root
+from zoo.cache import Arrays
 from zoo.errors import UsageError, require
-from zoo.files import write_bytes
 
 EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+
+class Example(NamedTuple):
+    """One picture of a source, brought to its shape."""
+
+    split: str
+    """`train`, `val` or `test`."""
+    x: np.ndarray
+    """uint8 [C, H, W]."""
+    y: int
+    """Label, -1 where there is none."""
+    key: bytes
+    """SHA-256 of the encoded picture: what decides its side where the source has no test split of its own."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class Source(ABC):
     """Where images come from and how each is brought to its shape."""
 
     pad: int
+    in_order: bool = field(default=False, kw_only=True)
+    """Whether the order of the training images is a protocol: those that validate are then the last ones."""
 
     @property
     @abstractmethod
@@ -52,10 +64,23 @@ class Source(ABC):
     def read(self) -> Arrays:
         """Convert everything; slow."""
 
+    def examples(self) -> Iterator[Example]:
+        """All training images, then those that validate, then the test images."""
+        arrays = self.read()
+        for split in ("train", "val", "test"):
+            for x, y in zip(arrays.get(f"{split}_x", ()), arrays.get(f"{split}_y", ()), strict=True):
+                yield Example(split, x.numpy(), int(y), hashlib.sha256(x.numpy().tobytes()).digest())
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels, where the source gives them."""
+        return ()
+
 
 @dataclass(frozen=True)
 class DigitsSource(Source):
     """scikit-learn's handwritten digits, 8 x 8, in their original order; the last fifth is the test split."""
+
+    in_order: bool = field(default=True, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -223,25 +248,3 @@ def _listing(folder: Path) -> str:
         if path.is_file() and (status := path.stat())
     ]
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
-
-
-def cache_file(source: Source) -> Path:
-    """Where the converted source is kept: the name is a hash of the source's content and treatment."""
-    recipe = [LAYOUT, type(source).__name__, asdict(source), source.fingerprint()]
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    return cache_root() / "data" / f"{source.name}-{key[:16]}.safetensors"
-
-
-def prepared(source: Source) -> Arrays:
-    """The converted images of a source, from the cache; converted now if it is missing or damaged."""
-    path = cache_file(source)
-    arrays = _read_cache(path)
-    if arrays is None:
-        arrays = source.read()
-        write_bytes(path, save(arrays, metadata={"sha256": _digest(arrays)}))
-    return arrays
-
-
-def cached_files() -> Iterator[Path]:
-    """All cache files there are."""
-    return iter(sorted((cache_root() / "data").glob("*.safetensors")))

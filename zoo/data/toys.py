@@ -1,6 +1,6 @@
 """Small made-up sets of the 2015 paper on diffusion: bits with a heartbeat, points on a spiral."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -22,6 +22,8 @@ ROLL_NOISE, ROLL_RADIUS = 0.5, 16.0
 @dataclass(frozen=True)
 class HeartbeatSource(Source):
     """Twenty bits of which every fifth is 1, from each of the five phases alike; the phase is the label."""
+
+    in_order: bool = field(default=True, kw_only=True)
 
     @property
     def name(self) -> str:
@@ -46,6 +48,8 @@ class HeartbeatSource(Source):
 @dataclass(frozen=True)
 class SwissRollSource(Source):
     """scikit-learn's swiss roll from the side: points of the plane as images of two pixels of 256 levels."""
+
+    in_order: bool = field(default=True, kw_only=True)
 
     @property
     def name(self) -> str:

@@ -15,8 +15,8 @@ def data(action: Literal["prepare", "show"], name: str, out: str | None = None, 
     """
     import time
 
+    from zoo.data.kept import cache_file
     from zoo.data.sets import from_recipe
-    from zoo.data.sources import cache_file
     from zoo.pictures.grids import save_grid
 
     began = time.perf_counter()
