@@ -95,6 +95,8 @@ class Handful:
     def originals(self, split):
         return (255 * self.x).byte()
 
+    images = originals
+
     def mean_image(self):
         return self.x.mean(0)
 

@@ -33,7 +33,7 @@ LAYOUT = 2
 SPLITS = ("train", "val", "test")
 IN_MEMORY = 2**27
 """Bytes of images, 128 MiB, up to which a set lives in memory; a larger one is read as it is needed."""
-PART = 2**24
+PART = 2**20
 """Bytes of images that are read at once where all are passed through."""
 HEADER, KEY = 1016, 32
 """Bytes of a file's header, padded with blanks, after the 8 of its length; bytes of a key."""
@@ -62,7 +62,7 @@ class OnDisk:
         x = np.empty((len(at), *self.shape[1:]), dtype=np.uint8)
         size = x[:1].nbytes if len(at) else 0
         for run in runs(at):
-            self._fill(memoryview(x[run]).cast("B"), START + int(at[run.start]) * size)
+            self._fill(x[run].data.cast("B"), START + int(at[run.start]) * size)
         return torch.from_numpy(x)
 
     def _fill(self, target: memoryview, offset: int) -> None:
@@ -88,7 +88,7 @@ class Stored(NamedTuple):
     """Names of the labels, where the source gives them."""
 
 
-class Images:
+class ByteImages:
     """Some of the images there are, uint8 [N, C, H, W], read by rows.
 
     Args:
@@ -128,7 +128,7 @@ class Images:
         return (self[start : start + size] for start in range(0, len(self), size))
 
     def parts(self) -> Iterator[Tensor]:
-        """A few megabytes of images at a time, in order."""
+        """Images of so many bytes as `PART` at a time, in order."""
         return self.split(rows_of(PART, self.images.shape))
 
 

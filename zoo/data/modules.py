@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from zoo.contract.batch import Batch, PixelKind
 from zoo.data.facts import DataProtocol, Facts
-from zoo.data.kept import PART, Images, Stored, prepared, rows_of
+from zoo.data.kept import PART, ByteImages, Stored, prepared, rows_of
 from zoo.data.sources import Source
 from zoo.data.splits import Cut, cut, default_validation
 from zoo.data.treatments import THRESHOLD, Treated, Treatment, bags, balanced
@@ -156,7 +156,7 @@ class ImageData(LightningDataModule, ABC):
         self.steps_per_batch = 1
         """Batches that a training loader yields as one: the method that fits sets it, and splits them."""
         self._splits: dict[str, Pixels] = {}
-        self._images: dict[str, Images] = {}
+        self._images: dict[str, ByteImages] = {}
         self._labels: dict[str, Tensor] = {}
         self._bags: Tensor | None = None
         self._stored: Stored | None = None
@@ -283,14 +283,14 @@ class ImageData(LightningDataModule, ABC):
             self._splits[split] = Pixels(x, shown.get(split, self._labels[split]))
         self._say_what_is_missing()
 
-    def divided(self) -> tuple[Images, Tensor, Images, Tensor]:
+    def divided(self) -> tuple[ByteImages, Tensor, ByteImages, Tensor]:
         """Images, uint8 [N, C, H, W], and labels [N] that may be learned from, then those that may not."""
         return *self._rows(self.cut.learned), *self._rows(self.cut.test)
 
-    def _rows(self, rows: np.ndarray) -> tuple[Images, Tensor]:
+    def _rows(self, rows: np.ndarray) -> tuple[ByteImages, Tensor]:
         at = torch.from_numpy(rows)
         self.image_shape  # noqa: B018 - refuses a shrink that does not divide the sides
-        return Images(self.stored.images, at, self.shrink), self.stored.labels[at]
+        return ByteImages(self.stored.images, at, self.shrink), self.stored.labels[at]
 
     def _once(self, split: str) -> Treatment:
         """What is drawn once of a split; bytes that are re-drawn at every visit stay bytes."""
@@ -300,10 +300,15 @@ class ImageData(LightningDataModule, ABC):
             return "bits"
         return "dithered" if self.dequantize and split != "train" else "bytes"
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels, in their order, where the source or the facts give them."""
+        return self.stored.classes or self.facts.classes
+
     def present(self, split: Split) -> dict[str, int]:
         """Images of every class of a split, by the name of the class where it has one."""
         y = self.labels(split)
-        names = self.stored.classes or self.facts.classes
+        names = self.class_names
         counts = zip(*(column.tolist() for column in y[y >= 0].unique(return_counts=True)), strict=True)
         return {names[label] if label < len(names) else str(label): count for label, count in counts}
 
@@ -334,7 +339,7 @@ class ImageData(LightningDataModule, ABC):
             raise UsageError("bags need bag_size, got none")
         return self._bags.to(row.device)[row]
 
-    def images(self, split: Split) -> Images:
+    def images(self, split: Split) -> ByteImages:
         """A split's images before binarisation or dithering, uint8 [N, C, H, W], read by rows."""
         self.setup()
         return self._images[split]
@@ -363,7 +368,9 @@ class ImageData(LightningDataModule, ABC):
     def mean_image(self) -> Tensor:
         """Mean of the training images, [C, H, W] in [0, 1]."""
         scale = 255.0 if self._grey("train") else 1.0
-        total = torch.stack([x.sum(0, dtype=torch.float64) for x in self._passed("train")]).sum(0)
+        total = torch.zeros(self.image_shape, dtype=torch.float64)
+        for x in self._passed("train"):
+            total += x.sum(0, dtype=torch.float64).cpu()
         return (total / (len(self.images("train")) * scale)).float()
 
     def test_hash(self) -> str:

@@ -84,14 +84,10 @@ def cut(
 
 def numbers(keys: np.ndarray, seed: int) -> np.ndarray:
     """A number in [0, 1) for every key, uint8 [N, 32]: a hash of key and seed."""
-    start = hashlib.sha256(f"{seed} ".encode())
-
-    def of(key: np.ndarray) -> bytes:
-        digest = start.copy()
-        digest.update(key.tobytes())
-        return digest.digest()[:8]
-
-    return np.frombuffer(b"".join(map(of, keys)), dtype=">u8") / 2.0**64
+    start, found = f"{seed} ".encode(), np.empty(len(keys))
+    for row, key in enumerate(keys):
+        found[row] = int.from_bytes(hashlib.sha256(start + key.tobytes()).digest()[:8], "big")
+    return found / 2.0**64
 
 
 def _up_to(number: np.ndarray, end: float, most: int) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.cache import Arrays, content_hash, recalled, remembered
+from zoo.data.kept import ByteImages
 from zoo.data.modules import ImageData
 from zoo.data.sets import DATA
 from zoo.errors import UsageError, require
@@ -48,11 +49,11 @@ Watch = Callable[[int, int, float], None]
 class Examples(NamedTuple):
     """Images and labels a classifier learns from, and those it is measured on."""
 
-    x: Tensor
+    x: Tensor | ByteImages
     """[N, C, H, W] uint8."""
     y: Tensor
     """[N] int64."""
-    test_x: Tensor
+    test_x: Tensor | ByteImages
     test_y: Tensor
 
 
@@ -107,7 +108,8 @@ def own_features(data: ImageData, watch: Watch | None = None) -> Classifier:
     def work() -> Arrays:
         epochs = max(FEW_EPOCHS, min(MANY_EPOCHS, IMAGES_SEEN // len(found.y)))
         net = trained(found, epochs=epochs, watch=watch)
-        right = (net.extract(found.test_x.float() / 255).log_probs.argmax(1) == found.test_y).sum()
+        logs = [net.extract(x.float() / 255).log_probs for x in found.test_x.split(BATCH)]
+        right = (torch.cat(logs).argmax(1) == found.test_y).sum()
         return net.state_dict() | {"held_out": torch.stack((right, torch.tensor(len(found.test_y))))}
 
     return _rebuilt(name, shape, remembered(KEPT, _key(found), work))

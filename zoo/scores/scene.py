@@ -135,11 +135,11 @@ class Scene:
     @cached_property
     def n(self) -> int:
         """As many samples as there are images to hold them against, and no more than asked for."""
-        return min(self.num_images, *(len(self.data.originals(split)) for split in ("train", self.split)))
+        return min(self.num_images, *(len(self.data.images(split)) for split in ("train", self.split)))
 
     def real(self, split: Split, n: int | None) -> Tensor:
         """The first n images, or all, of a split as before binarisation, [n, C, H, W] in [0, 1]."""
-        return self.data.originals(split)[:n].float() / 255
+        return self.data.images(split)[:n].float() / 255
 
     @cached_property
     def samples(self) -> Tensor:
@@ -188,12 +188,16 @@ class Scene:
     @cached_property
     def floor_images(self) -> dict[str, Tensor]:
         """What needs no model: training images, and pixels drawn independently from all images but tests."""
-        train = torch.cat((self.data.originals("train"), self.data.originals("val")))
-        stream = torch.Generator().manual_seed(0)
-        pixels = math.prod(train.shape[1:])
-        picked = torch.randint(len(train), (self.n, pixels), generator=stream)
-        independent = train.flatten(1)[picked, torch.arange(pixels)].view(-1, *train.shape[1:])
-        return {"train": self.real("train", self.n), "independent_pixels": independent.float() / 255}
+        known = [self.data.images(split) for split in ("train", "val")]
+        shape, stream = known[0].shape[1:], torch.Generator().manual_seed(0)
+        picked = torch.randint(sum(map(len, known)), (self.n, shape.numel()), generator=stream)
+        independent, done = torch.empty(self.n, shape.numel(), dtype=torch.uint8), 0
+        for part in (part for images in known for part in images.parts()):
+            image, pixel = ((picked >= done) & (picked < done + len(part))).nonzero(as_tuple=True)
+            independent[image, pixel] = part.flatten(1)[picked[image, pixel] - done, pixel]
+            done += len(part)
+        independent = independent.view(-1, *shape).float() / 255
+        return {"train": self.real("train", self.n), "independent_pixels": independent}
 
     def floor(self, name: str, key: list, work: Callable[[Tensor], dict[str, Estimate]]) -> None:
         """Write the numbers of the floors beside those of a metric that compares images with real ones.

@@ -22,7 +22,7 @@ def conservative(scene: Scene) -> None:
     """CSL: the log-likelihood under the states of the method's own chains."""
     method = scene.method
     assert isinstance(method, Emits)
-    x = scene.data.split("test").x[:CSL_IMAGES].to(method.device)
+    x = scene.data.split("test", CSL_IMAGES).x.to(method.device)
     with scene.stream("csl"), torch.no_grad():
         found = csl(method.emit(CSL_CHAINS), x)
     lost = int(found.log_prob.isinf().sum())

@@ -93,7 +93,7 @@ def _train_codes(scene: Scene, n: int) -> Tensor:
     method = scene.method
     assert isinstance(method, Encodes)
     with scene.stream("training images"):
-        x = scene.data.split("train").x[:n]
+        x = scene.data.split("train", n).x
     return scene.spread("codes", n, lambda rows: (method.encode(x[rows].to(method.device)),))[0]
 
 
@@ -122,7 +122,7 @@ def aggregate(scene: Scene) -> None:
     """Mutual information of image and latent, and the distance of all posteriors together from the prior."""
     method = scene.method
     assert isinstance(method, Believes)
-    x = scene.data.split("test").x[: scene.n].to(method.device)
+    x = scene.data.split("test", scene.n).x.to(method.device)
     with scene.stream("aggregate"), torch.no_grad():
         beliefs = method.believe(x)
         found = aggregate_posterior(beliefs.posterior, beliefs.prior)

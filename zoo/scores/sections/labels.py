@@ -79,7 +79,7 @@ def outliers(scene: Scene) -> None:
     other = from_recipe(recipe | {"class": known})
 
     def read(name: str, data: ImageData) -> Tensor:
-        x = data.split("test").x[:OUTLIERS].to(method.device)
+        x = data.split("test", OUTLIERS).x.to(method.device)
 
         def score(rows: slice) -> tuple[Tensor]:
             if isinstance(method, Scores):

@@ -105,7 +105,7 @@ def annealed(scene: Scene) -> None:
     """A second opinion on the importance bound: annealed importance sampling of the latents."""
     method = scene.method
     assert isinstance(method, Explains)
-    x = scene.data.split("test").x[:AIS_IMAGES].to(method.device)
+    x = scene.data.split("test", AIS_IMAGES).x.to(method.device)
     found = scene.spread(
         "ais", len(x), lambda rows: tuple(latent_ais(method.explain(x[rows]), AIS_CHAINS, AIS_STEPS))
     )

@@ -83,7 +83,7 @@ def parzen_window(scene: Scene) -> None:
 
 def training_distance(scene: Scene) -> None:
     """How far samples are from their nearest training images, and test images: copies are nearer."""
-    train, test = scene.real("train", None), scene.real("test", scene.n)
+    train, test = scene.data.images("train"), scene.real("test", scene.n)
     how = scene.untreated(
         f"{len(train)} training images, Euclid over pixels in [0, 1]; {scene.n} samples", num_images=scene.n
     )
