@@ -22,7 +22,7 @@ from zoo.scores.classifiers import Examples, augmented, command, extractor, own_
 from zoo.scores.evaluation import Evaluator
 from zoo.scores.features import shipped, weights_file
 
-NAME = r"discs-cnn-128@[0-9a-f]{8} \(\d+\.\d% of 24 held-out images right\)"
+NAME = r"discs-cnn-128@[0-9a-f]{8} \(\d+\.\d% of 32 held-out images right\)"
 
 
 @pytest.fixture(scope="module")
