@@ -36,7 +36,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from zoo.contract.batch import Batch
 from zoo.contract.learning import Descent
 from zoo.contract.method import Method
-from zoo.data.modules import Rows
+from zoo.data.kept import ByteImages
+from zoo.data.modules import Pixels, Rows
 from zoo.data.sets import Digits
 from zoo.methods.adversarial.gan import GAN
 from zoo.methods.autoencoders.dae import DAE
@@ -77,11 +78,11 @@ def fake_mnist(num_batches: int = 100, batch_size: int = 100, **options: Any) ->
     """A data module with MNIST's shape and no file behind it."""
     data, n = Digits(pad=10, batch_size=batch_size, num_validation=1, **options), num_batches * batch_size
     data.setup()
-    kept = data._splits["train"]
-    repeats = n // len(kept.y) + 1
-    x = kept.x.repeat(repeats, 1, 1, 1)[:n]
-    data._splits["train"] = type(kept)(x, kept.y.repeat(repeats)[:n])
-    data._originals["train"] = x
+    x, y = data.originals("train"), data.labels("train")
+    repeats = n // len(y) + 1
+    x = x.repeat(repeats, 1, 1, 1)[:n]
+    data._splits["train"] = Pixels(x, y.repeat(repeats)[:n])
+    data._images["train"] = ByteImages(x, torch.arange(n))
     return data
 
 
@@ -98,7 +99,7 @@ def through_rows(data: Digits) -> Callable[[], None]:
 
 def through_pixels(data: Digits) -> Callable[[], None]:
     """One pass the usual way: a loader of float images, collated one by one, then binarised."""
-    x = data._splits["train"].x.float() / 255
+    x = data.originals("train").float() / 255
     loader = DataLoader(TensorDataset(x, data._splits["train"].y), batch_size=100, shuffle=True)
 
     def work() -> None:
@@ -238,7 +239,7 @@ def compare(loop: Loop, peer: str | None, rounds: int) -> dict[str, Any]:
     if isinstance(method, PCA):  # one pass is all it takes
         type(method).passes = None  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(method, datamodule=data)
-    n = len(data.originals("train"))
+    n = len(data.images("train"))
     speeds = {name: n / statistics.median(seconds) for name, seconds in clock.seconds.items()}
     ratios = {
         name: statistics.quantiles(

@@ -32,7 +32,7 @@ def train(name: str, seed: int, out: Path) -> None:
         print(f"epoch {epoch} of {of} loss {loss:.4f} {time.perf_counter() - began:.0f} s", flush=True)
 
     net = trained(examples, epochs=EPOCHS[name], flip=name in FLIPS, seed=seed, watch=watch)
-    test_x = examples.test_x.float() / 255
+    test_x = examples.test_x[:].float() / 255
     right = (net.extract(test_x).log_probs.argmax(1) == examples.test_y).sum().item()
     about = {
         "test_accuracy": f"{right / len(test_x):.4f}",

@@ -95,10 +95,12 @@ class Handful:
     def originals(self, split):
         return (255 * self.x).byte()
 
+    images = originals
+
     def mean_image(self):
         return self.x.mean(0)
 
-    def split(self, name):
+    def split(self, name, which=None):
         return batch(self.x.shape[1:])
 
 

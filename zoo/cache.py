@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.files import write_bytes
 
+ROWS_AT_ONCE = 1024
 LAYOUT = 1
 """Version of the cache's layout; enters its name."""
 Arrays = dict[str, Tensor]
@@ -53,10 +54,12 @@ def _file(name: str, key: Sequence[Any]) -> Path:
     return cache_root() / "computed" / f"{name}-{digest[:16]}.safetensors"
 
 
-def content_hash(array: Tensor) -> str:
-    """SHA-256 of a tensor's type, shape and bytes."""
-    head = f"{array.dtype} {tuple(array.shape)}".encode()
-    return hashlib.sha256(head + array.cpu().contiguous().numpy().tobytes()).hexdigest()
+def content_hash(array: Any) -> str:
+    """SHA-256 of the type, shape and bytes of a tensor, or of what is read from a file by rows like one."""
+    digest = hashlib.sha256(f"{array.dtype} {tuple(array.shape)}".encode())
+    for part in array.split(ROWS_AT_ONCE):
+        digest.update(part.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read_cache(path: Path) -> Arrays | None:

@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 
 from zoo.data.decoding import AHEAD, CHUNK, Encoded, PictureSource, colour, readable
 from zoo.data.folders import FolderSource
+from zoo.data.kept import cache_file
 from zoo.data.sets import HubImages, ImageFolder
-from zoo.data.sources import cache_file
 from zoo.errors import UsageError
 
 HIDDEN = (200, 10, 30)

@@ -68,8 +68,8 @@ def test_a_protocol_is_a_tuple_with_a_sentence():
     assert one == DataProtocol(*one)
     assert one.short == "mnist 50k/10k/999, dynamic"
     assert one.written() == {"protocol": str(one), "name": "mnist", "short": one.short}
-    held = one._replace(shrink=1, held_out="seeded hold-out, seed 3", treatment="real", how="")
-    assert str(held) == "mnist 1x14x14 50k/10k/999 (seeded hold-out, seed 3), real"
+    held = one._replace(shrink=1, held_out="held out by content, seed 3", treatment="real", how="")
+    assert str(held) == "mnist 1x14x14 50k/10k/999 (held out by content, seed 3), real"
 
 
 def test_own_pictures_are_known_by_their_recipe_alone(tmp_path):
@@ -130,7 +130,7 @@ def test_a_folder_of_pictures_ends_in_a_card_on_a_machine_without_it(tmp_path):
     shutil.rmtree(photos)
     assert "Data: photos, a folder of pictures, licence not stated." in card(one)
     assert "Trained on own:photos." in card(one)
-    assert "| own:photos 10/1/1, deq |" in readme_table({"pca-photos": one})
+    assert "| own:photos 9/1/2, deq |" in readme_table({"pca-photos": one})
     assert entrant(one).data == "own:photos"
 
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from zoo.data.folders import FolderSource
+from zoo.data.kept import cache_file
 from zoo.data.sets import ImageFolder
-from zoo.data.sources import Example, cache_file
+from zoo.data.sources import Example
 from zoo.errors import UsageError
 
 

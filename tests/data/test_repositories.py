@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from zoo.cli.light import run
+from zoo.data.kept import cache_file
 from zoo.data.sets import HubImages
-from zoo.data.sources import cache_file
 from zoo.errors import UsageError
 
 GREY = datasets.Features({"image": datasets.Image()})

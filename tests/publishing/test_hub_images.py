@@ -15,7 +15,7 @@ from support import ROOT
 CLIENT = """
 import sys, zoo
 from zoo.data import HubImages
-from zoo.data.sources import cache_file
+from zoo.data.kept import cache_file
 from zoo.errors import UsageError
 def say(*words): print(*words, sep=" | ", flush=True)
 def read(repo, **options):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.contract.batch import BYTE as BYTE
+    from zoo.contract.batch import IMAGES_AT_ONCE as IMAGES_AT_ONCE
     from zoo.contract.batch import MID_GREY as MID_GREY
     from zoo.contract.batch import Batch as Batch
     from zoo.contract.batch import PixelKind as PixelKind

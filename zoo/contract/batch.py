@@ -10,6 +10,8 @@ as the targets of a Bernoulli likelihood, which is then a score and no likelihoo
 
 BYTE = 255
 """The byte of a white pixel: `originals` divided by it are grey levels in [0, 1]."""
+IMAGES_AT_ONCE = 1024
+"""Images that a method reads at a time where it passes through all there are."""
 MID_GREY = 0.5
 """The mean of pixels before any image is seen."""
 

@@ -55,7 +55,7 @@ class Descent(Method):
             not all(isinstance(share, float) and share == 1 for share in shares),
         )
         self._batch_size = data.batch_size
-        self._batches_in_epoch = math.ceil(len(data.originals("train")) / data.batch_size)
+        self._batches_in_epoch = math.ceil(len(data.images("train")) / data.batch_size)
         most = 1 if any(listened_to) else self.steps_per_batch
         self._joined = max(1, min(most, self._batches_in_epoch // FEWEST_BATCHES))
         return self._joined

@@ -138,7 +138,7 @@ class Method(LightningModule, ABC):
     def _refuse_batch_of_one(self, data: Any) -> None:
         if not any(isinstance(part, nn.BatchNorm1d) for part in self.modules()):
             return
-        n, size = len(data.originals("train")), data.batch_size
+        n, size = len(data.images("train")), data.batch_size
         alone = size == 1 or math.ceil(n / self.trainer.world_size) % size == 1
         require(
             not alone,

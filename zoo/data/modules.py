@@ -1,10 +1,12 @@
 """One family of data modules, all yielding the same `Batch`.
 
-A loader yields row numbers only. The pixels live once, on the device that trains, and are gathered and
-binarised there in one operation when the batch has arrived (`on_after_batch_transfer`).
+A loader yields row numbers only; a batch is gathered and binarised in one operation when they have arrived
+(`on_after_batch_transfer`). The pixels of a small set live once, on the device that trains; those of a large
+one live there if they fit, and else are read from the cache's file a batch at a time.
 """
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
@@ -13,25 +15,26 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from zoo.cache import content_hash
 from zoo.contract.batch import Batch, PixelKind
 from zoo.data.facts import OWN, DataProtocol, Facts
-from zoo.data.sources import Source, prepared
-from zoo.data.treatments import bags, balanced, shrunk
+from zoo.data.kept import PART, ByteImages, Stored, prepared, rows_of
+from zoo.data.sources import Source
+from zoo.data.splits import Cut, cut, default_validation
+from zoo.data.treatments import THRESHOLD, Treated, Treatment, bags, balanced
 from zoo.errors import UsageError, require
 
 Binarize = Literal["none", "dynamic", "fixed", "threshold", "pseudo"]
 Split = Literal["train", "val", "test"]
 EVAL_BATCH = 100
 """Images per validation and test batch: part of the protocol, since each batch has its own random stream."""
-THRESHOLD = 127
-LARGE_SET, LARGE_SET_VALIDATION = 60_000, 10_000
-SMALL_SET_FRACTION = 10
 CONTENT_DIGITS = 8
 """Of the hash that tells folders of one name apart."""
+SHARE_OF_DEVICE = 0.5
+"""Of an accelerator's free memory: what a split that is read from a file may take to live there."""
 SETTINGS = ("binarize", "dequantize", "pad", "subset", "num_validation", "batch_size", "draw_seed")
 """Arguments that every recipe names."""
 TREATMENTS = {"shrink": 1, "whole": False, "labelled": None, "bag_size": None}
@@ -46,10 +49,11 @@ class Rows(NamedTuple):
 
 
 class Pixels(NamedTuple):
-    """One split as it is kept on the device."""
+    """One split as it is kept."""
 
-    x: Tensor
-    """[N, C, H, W]: uint8 bytes, uint8 bits, or float32 for dithered test images."""
+    x: Tensor | Treated
+    """[N, C, H, W] on the device that trains, or read and drawn by rows: uint8 bytes, uint8 bits, or float32
+    for dithered test images."""
     y: Tensor
     """[N] int64."""
 
@@ -92,11 +96,14 @@ class ImageData(LightningDataModule, ABC):
         dequantize: Use (byte + U[0, 1)) / 256 instead of byte / 255; needs `binarize: none`.
         pad: Zero pixels added on each side.
         subset: Keep only the first images of the training split.
-        num_validation: Images taken from the end of the training split for validation; by default 10,000 of
-            60,000 or more, else a tenth; 0 trains on all of them and keeps the last epoch.
+        num_validation: Images of the training split that validate; by default the source's own validation
+            split, or else 10,000 of 60,000 or more and a tenth of fewer. They are the last ones where the
+            order is a protocol (MNIST), and else of every class in proportion. 0 trains on all of them and
+            keeps the last epoch.
         batch_size: Training images per step and process.
-        draw_seed: Seed of everything that is drawn once: binarised or dithered test images, held-out rows,
-            labels that stay, bags.
+        draw_seed: Seed of everything that is drawn once: binarised or dithered test images, held-out images,
+            labels that stay, bags. Where the source has no test split, a hash of seed and content says which
+            images test: others that come or go move none.
         shrink: Side of the squares of pixels that are averaged into one, after padding and before anything
             is drawn: 2 makes 14 x 14 of 28 x 28.
         whole: Train and test on all images there are, the protocol of the papers on clustering; no
@@ -152,10 +159,11 @@ class ImageData(LightningDataModule, ABC):
         self.steps_per_batch = 1
         """Batches that a training loader yields as one: the method that fits sets it, and splits them."""
         self._splits: dict[str, Pixels] = {}
-        self._originals: dict[str, Tensor] = {}
+        self._images: dict[str, ByteImages] = {}
         self._labels: dict[str, Tensor] = {}
         self._bags: Tensor | None = None
-        self._own_test = True
+        self._stored: Stored | None = None
+        self._cut: Cut | None = None
         self._shuffle_seed: int | None = None
 
     @classmethod
@@ -192,12 +200,14 @@ class ImageData(LightningDataModule, ABC):
         """Name of the data, its split and its treatment, as printed beside every number."""
         self.setup()
         train, val, test = (len(self._splits[split].y) for split in ("train", "val", "test"))
-        protocol = self._protocol((train, val, test))
+        protocol = self._protocol((train, val, test), "" if self.whole else self.cut.held_out)
         return protocol._replace(content=self._content) if self.facts.origin == OWN else protocol
 
     @cached_property
     def _content(self) -> str:
-        return content_hash(self.originals("test"))[:CONTENT_DIGITS]
+        return hashlib.sha256(self.stored.keys[self.images("test").rows.numpy()].tobytes()).hexdigest()[
+            :CONTENT_DIGITS
+        ]
 
     @property
     def stated(self) -> DataProtocol:
@@ -211,10 +221,10 @@ class ImageData(LightningDataModule, ABC):
         n, n_test = self.facts.sizes
         if self.whole:
             return self._protocol((n + n_test, 0, n + n_test))
-        held, last = self._cut(n)
-        return self._protocol((last, held, n_test))
+        held = default_validation(n) if self.num_validation is None else self.num_validation
+        return self._protocol((min(n - held, self.subset or n), held, n_test))
 
-    def _protocol(self, sizes: tuple[int, int, int]) -> DataProtocol:
+    def _protocol(self, sizes: tuple[int, int, int], held_out: str = "") -> DataProtocol:
         seed = self.draw_seed
         treatment, how = {
             "none": ("deq", f"test dithered once, seed {seed}") if self.dequantize else ("real", ""),
@@ -229,7 +239,7 @@ class ImageData(LightningDataModule, ABC):
             sizes,
             treatment,
             how,
-            held_out="" if self._own_test or self.whole else f"seeded hold-out, seed {seed}",
+            held_out=held_out,
             shrink=self.shrink,
             whole=self.whole,
             labels=f"{self.labelled} labels, seed {seed}" if self.labelled else "",
@@ -243,57 +253,91 @@ class ImageData(LightningDataModule, ABC):
         return ""
 
     def prepare_data(self) -> None:
-        """Convert the source once; later calls find the cache, or what `setup` read of it."""
-        if not self._splits:
-            prepared(self.source)
+        """Convert the source once; later calls find the cache, or what was read of it."""
+        self._stored = self._stored or prepared(self.source)
+
+    @property
+    def stored(self) -> Stored:
+        """What is kept of the source."""
+        self.prepare_data()
+        assert self._stored is not None
+        return self._stored
+
+    @property
+    def cut(self) -> Cut:
+        """Which images train, which validate and which test."""
+        if self._cut is None:
+            stored, source = self.stored, self.source
+            self._cut = cut(
+                source.name,
+                stored.splits,
+                stored.labels.numpy(),
+                stored.keys,
+                in_order=source.in_order,
+                num_validation=self.num_validation,
+                seed=self.draw_seed,
+            )
+        return self._cut
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the cache, split it, and draw what is drawn once."""
+        """Open the cache, split it, and draw what is drawn once."""
         if self._splits:
             return
-        x, y, test_x, test_y = self.divided()
+        train, val, test, _, _ = self.cut
         if self.whole:
-            x, y = torch.cat((x, test_x)), torch.cat((y, test_y))
-            test_x, test_y, held, last = x, y, 0, len(y)
-        else:
-            held, last = self._cut(len(y))
-        first = len(y) - held
-        shown = y[:last] if self.labelled is None else balanced(y[:last], self.labelled, self.draw_seed)
+            train = test = np.concatenate((train, test))
+        for split, rows in {"train": train[: self.subset], "val": val, "test": test}.items():
+            self._images[split], self._labels[split] = self._rows(rows)
+        y = self._labels["train"]
         if self.bag_size is not None:
-            self._bags = bags(y[:last], self.bag_size, self.draw_seed)
-        self._originals = {"train": x[:last], "val": x[first:], "test": test_x}
-        self._labels = {"train": y[:last], "val": y[first:], "test": test_y}
-        self._splits = {
-            "train": self._treat(x[:last], shown, "train"),
-            "val": self._treat(x[first:], y[first:], "val"),
-            "test": self._treat(test_x, test_y, "test"),
-        }
+            self._bags = bags(y, self.bag_size, self.draw_seed)
+        shown = {"train": y if self.labelled is None else balanced(y, self.labelled, self.draw_seed)}
+        for split, images in self._images.items():
+            seed = [self.draw_seed, ("train", "val", "test").index(split)]
+            treated = Treated(images, self._once(split), seed)
+            x = treated[torch.arange(len(images))] if images.in_memory else treated
+            self._splits[split] = Pixels(x, shown.get(split, self._labels[split]))
+        self._say_what_is_missing()
 
-    def divided(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def divided(self) -> tuple[ByteImages, Tensor, ByteImages, Tensor]:
         """Images, uint8 [N, C, H, W], and labels [N] that may be learned from, then those that may not."""
-        arrays = prepared(self.source)
-        x, y = arrays["train_x"], arrays["train_y"]
-        self._own_test = "test_x" in arrays
-        if self._own_test:
-            test_x, test_y = arrays["test_x"], arrays["test_y"]
-        else:
-            order = torch.from_numpy(np.random.default_rng(self.draw_seed).permutation(len(y)))
-            x, y = x[order], y[order]
-            cut = len(y) - max(1, len(y) // SMALL_SET_FRACTION)
-            x, y, test_x, test_y = x[:cut], y[:cut], x[cut:], y[cut:]
-        if self.shrink > 1:
-            x, test_x = shrunk(x, self.shrink), shrunk(test_x, self.shrink)
-        return x, y, test_x, test_y
+        return *self._rows(self.cut.learned), *self._rows(self.cut.test)
 
-    def _cut(self, n: int) -> tuple[int, int]:
-        """Of n images, how many validate, and how many train."""
-        default = LARGE_SET_VALIDATION if n >= LARGE_SET else max(1, n // SMALL_SET_FRACTION)
-        held = default if self.num_validation is None else self.num_validation
-        require(
-            held < n,
-            f"num_validation must be below the {n} training images of {self.source.name}, got {held}",
-        )
-        return held, min(n - held, self.subset or n)
+    def _rows(self, rows: np.ndarray) -> tuple[ByteImages, Tensor]:
+        at = torch.from_numpy(rows)
+        self.image_shape  # noqa: B018 - refuses a shrink that does not divide the sides
+        return ByteImages(self.stored.images, at, self.shrink), self.stored.labels[at]
+
+    def _once(self, split: str) -> Treatment:
+        """What is drawn once of a split; bytes that are re-drawn at every visit stay bytes."""
+        if self.binarize == "threshold":
+            return "threshold"
+        if self.binarize == "fixed" or (self.binarize == "dynamic" and split != "train"):
+            return "bits"
+        return "dithered" if self.dequantize and split != "train" else "bytes"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels, in their order, where the source or the facts give them."""
+        return self.facts.classes or self.stored.classes
+
+    def present(self, split: Split) -> dict[str, int]:
+        """Images of every class of a split, by the name of the class where it has one."""
+        y = self.labels(split)
+        names = self.class_names
+        counts = zip(*(column.tolist() for column in y[y >= 0].unique(return_counts=True)), strict=True)
+        return {names[label] if label < len(names) else str(label): count for label, count in counts}
+
+    @rank_zero_only
+    def _say_what_is_missing(self) -> None:
+        trained = self.present("train")
+        for split in ("val", "test"):
+            missing = [name for name in trained if name not in self.present(split)]
+            if missing and len(self._labels[split]):
+                names = ", ".join(missing)
+                logging.getLogger(__name__).warning(
+                    "%s has no %s images of %s", self.source.name, split, names
+                )
 
     def labels(self, split: Split) -> Tensor:
         """All labels [N] of a split, those withheld from the method too: for scores alone."""
@@ -311,10 +355,14 @@ class ImageData(LightningDataModule, ABC):
             raise UsageError("bags need bag_size, got none")
         return self._bags.to(row.device)[row]
 
-    def originals(self, split: Split) -> Tensor:
-        """A split's images before binarisation or dithering, uint8 [N, C, H, W]."""
+    def images(self, split: Split) -> ByteImages:
+        """A split's images before binarisation or dithering, uint8 [N, C, H, W], read by rows."""
         self.setup()
-        return self._originals[split]
+        return self._images[split]
+
+    def originals(self, split: Split) -> Tensor:
+        """All images of a split before binarisation or dithering, uint8 [N, C, H, W], in memory."""
+        return self.images(split)[:]
 
     def recipe(self) -> dict[str, Any]:
         """Class name and arguments: `from_recipe` makes the same data module of it."""
@@ -327,55 +375,65 @@ class ImageData(LightningDataModule, ABC):
         """The arguments of the class beyond `ImageData`'s."""
         return {}
 
-    def _treat(self, x: Tensor, y: Tensor, split: Split) -> Pixels:
-        """Draw what is drawn once; bytes that are re-drawn at every visit stay bytes."""
-        stream = np.random.default_rng([self.draw_seed, ("train", "val", "test").index(split)])
-        if self.binarize == "threshold":
-            x = (x > THRESHOLD).byte()
-        elif self.binarize == "fixed" or (self.binarize == "dynamic" and split != "train"):
-            noise = torch.from_numpy(stream.random(x.shape, dtype=np.float32))
-            x = (noise < x.float() / 255).byte()
-        elif self.dequantize and split != "train":
-            x = (x + torch.from_numpy(stream.random(x.shape, dtype=np.float32))) / 256
-        return Pixels(x.contiguous(), y)
-
-    def split(self, name: Split) -> Batch:
-        """A whole split as one batch, on the CPU; training images are drawn or dithered afresh."""
+    def split(self, name: Split, which: int | Tensor | None = None) -> Batch:
+        """A split's first so many images, some rows, or all, on the CPU; training images are drawn afresh."""
         self.setup()
-        return self.batch(Rows(name, torch.arange(len(self._splits[name].y))))
+        rows = which if isinstance(which, Tensor) else torch.arange(len(self._splits[name].y))[:which]
+        return self.batch(Rows(name, rows))
 
     def mean_image(self) -> Tensor:
         """Mean of the training images, [C, H, W] in [0, 1]."""
-        self.setup()
-        x = self._splits["train"].x
-        total = torch.stack([part.sum(0, dtype=torch.float64) for part in x.split(4096)]).sum(0)
         scale = 255.0 if self._grey("train") else 1.0
-        return (total / (len(x) * scale)).float()
+        total = torch.zeros(self.image_shape, dtype=torch.float64)
+        for x in self._passed("train"):
+            total += x.sum(0, dtype=torch.float64).cpu()
+        return (total / (len(self.images("train")) * scale)).float()
 
     def test_hash(self) -> str:
         """SHA-256 of the test images as they are scored."""
-        self.setup()
-        x = self._splits["test"].x.cpu().contiguous()
-        return hashlib.sha256(str(tuple(x.shape)).encode() + x.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(str((len(self.images("test")), *self.image_shape)).encode())
+        for x in self._passed("test"):
+            digest.update(x.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def train_hash(self) -> str:
-        """SHA-256 of the images and labels that are learned and chosen from, before any treatment."""
+        """SHA-256 of which images train and validate, in order, with their labels; no pixel is read."""
         self.setup()
-        digest = hashlib.sha256()
-        for split in ("train", "val"):
-            for part in (self._originals[split], self._labels[split]):
-                digest.update(str(tuple(part.shape)).encode() + part.numpy().tobytes())
+        stored, images = self.stored, [self.images(split) for split in ("train", "val")]
+        digest = hashlib.sha256(str([tuple(part.shape) for part in images]).encode())
+        for part in images:
+            digest.update(stored.keys[part.rows.numpy()].tobytes())
+            digest.update(stored.labels[part.rows].numpy().tobytes())
         return digest.hexdigest()
+
+    def _passed(self, split: str) -> Iterator[Tensor]:
+        """A split as it is kept, in parts, in order."""
+        self.setup()
+        x = self._splits[split].x
+        rows = torch.arange(len(x)).split(rows_of(PART, (1, *self.image_shape)))
+        return (x[part.to(x.device) if isinstance(x, Tensor) else part] for part in rows)
 
     def _grey(self, split: str) -> bool:
         return self.binarize in ("none", "pseudo") or (self.binarize == "dynamic" and split == "train")
 
+    def _kept_on(self, split: str, device: torch.device) -> Pixels:
+        """A split with its labels on a device, and its pixels where they live there."""
+        x, y = kept = self._splits[split]
+        if y.device != device:
+            if isinstance(x, Treated) and device.type == "cuda":
+                free, _ = torch.cuda.mem_get_info(device)
+                if x.num_bytes <= SHARE_OF_DEVICE * free:
+                    x = _moved(self._passed(split), len(x), device)
+            kept = self._splits[split] = Pixels(x.to(device) if isinstance(x, Tensor) else x, y.to(device))
+        return kept
+
     def batch(self, rows: Rows) -> Batch:
         """Gather rows [B] of a split on the device that `rows` is on; binarise or dither them there."""
-        kept = self._splits[rows.split]
-        if kept.x.device != rows.row.device:
-            kept = self._splits[rows.split] = Pixels(kept.x.to(rows.row.device), kept.y.to(rows.row.device))
-        x = kept.x.index_select(0, rows.row)
+        kept, device = self._kept_on(rows.split, rows.row.device), rows.row.device
+        if isinstance(kept.x, Tensor):
+            x = kept.x.index_select(0, rows.row)
+        else:
+            x = kept.x[rows.row.cpu()].to(device)
         if x.dtype != torch.uint8:
             pass
         elif self.binarize == "dynamic" and rows.split == "train":
@@ -428,7 +486,7 @@ class ImageData(LightningDataModule, ABC):
         Raises:
             UsageError: On every process alike.
         """
-        n = len(self.originals(split))
+        n = len(self.images(split))
         require(
             n > (num_processes - 1) * EVAL_BATCH,
             f"the {split} split must give every process a batch of {EVAL_BATCH} images, "
@@ -453,6 +511,16 @@ class ImageData(LightningDataModule, ABC):
             collate_fn=_as_is,
             generator=torch.Generator().manual_seed(0),
         )
+
+
+def _moved(parts: Iterator[Tensor], n: int, device: torch.device) -> Tensor:
+    """The n images of some parts on a device, part by part."""
+    x, done = torch.empty(0), 0
+    for part in parts:
+        x = x if done else torch.empty((n, *part.shape[1:]), dtype=part.dtype, device=device)
+        x[done : done + len(part)] = part
+        done += len(part)
+    return x
 
 
 def _as_is(rows: Any) -> Rows:

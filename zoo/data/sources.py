@@ -1,24 +1,12 @@
-"""Sources of images, and the cache in which each is kept once it is converted.
-
-The converted images are kept under ZOO_CACHE (by default `~/.cache/zoo`) in a file named by what went into
-it, with a hash of its own content: a damaged file is rebuilt.
-"""
+"""What a source of images gives, and the source of the digits."""
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from safetensors.torch import save
-
-from zoo.cache import LAYOUT, Arrays, _digest, _read_cache, cache_root
-from zoo.errors import UsageError
-from zoo.files import write_bytes
 
 
 class Example(NamedTuple):
@@ -98,38 +86,3 @@ class DigitsSource(Source):
         cut = len(y) - len(y) // 5
         yield from made("train", x[:cut], y[:cut])
         yield from made("test", x[cut:], y[cut:])
-
-
-def cache_file(source: Source) -> Path:
-    """Where the converted source is kept: the name is a hash of the source's content and treatment."""
-    recipe = [LAYOUT, type(source).__name__, asdict(source), source.fingerprint()]
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    return cache_root() / "data" / f"{source.name}-{key[:16]}.safetensors"
-
-
-def prepared(source: Source) -> Arrays:
-    """The converted images of a source, from the cache; converted now if it is missing or damaged."""
-    path = cache_file(source)
-    arrays = _read_cache(path)
-    if arrays is None:
-        arrays = _collected(source)
-        write_bytes(path, save(arrays, metadata={"sha256": _digest(arrays)}))
-    return arrays
-
-
-def _collected(source: Source) -> Arrays:
-    parts: dict[str, list[Example]] = {}
-    for example in source.examples():
-        parts.setdefault(example.split, []).append(example)
-    if "train" not in parts:
-        raise UsageError(f"{source.name} must hold training images, got none")
-    arrays: Arrays = {}
-    for split, found in parts.items():
-        arrays[f"{split}_x"] = torch.from_numpy(np.stack([example.x for example in found]))
-        arrays[f"{split}_y"] = torch.tensor([example.y for example in found])
-    return arrays
-
-
-def cached_files() -> Iterator[Path]:
-    """All cache files there are."""
-    return iter(sorted((cache_root() / "data").glob("*.safetensors")))

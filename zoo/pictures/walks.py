@@ -14,7 +14,8 @@ from zoo.errors import UsageError, require
 
 CODES = 1000
 """Test images whose codes give the principal directions."""
-ROWS_AT_ONCE = 500
+ROWS_AT_ONCE, NUMBERS_AT_ONCE = 500, 2**26
+"""Images whose nearest references are sought at once, and pixels of these."""
 Edge = Literal["left", "right", "top", "bottom", "border"]
 EDGES: tuple[Edge, ...] = get_args(Edge)
 
@@ -85,22 +86,33 @@ def traverse(method: Any, x: Tensor, directions: int, steps: int, span: float = 
 
 
 @torch.no_grad()
-def nearest(images: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+def nearest(images: Tensor, references: Any) -> tuple[Tensor, Tensor]:
     """The nearest reference of every image, by Euclidean distance of the pixels.
 
     Args:
         images: [N, C, H, W] in [0, 1].
-        references: [M, C, H, W] in [0, 1].
+        references: [M, C, H, W]: bytes, or in [0, 1]; a tensor, or what is read from a file by rows.
 
     Returns:
         Distances [N], and positions among the references [N].
     """
-    y = references.flatten(1).float()
-    norms, found = y.square().sum(1), []
-    for x in images.flatten(1).float().split(ROWS_AT_ONCE):
-        position = (norms - 2 * x @ y.T).argmin(1)
-        found.append(((x - y[position]).norm(dim=1), position))
-    return torch.cat([distance for distance, _ in found]), torch.cat([position for _, position in found])
+    scale = 1 if references.dtype.is_floating_point else 255
+    rows = images.flatten(1).float().split(ROWS_AT_ONCE)
+    least, start = [torch.full((len(x),), torch.inf) for x in rows], 0
+    position = [torch.zeros(len(x), dtype=torch.long) for x in rows]
+    for part in references.split(max(1, NUMBERS_AT_ONCE // references.shape[1:].numel())):
+        y = part.flatten(1).float() / scale
+        norms = y.square().sum(1)
+        for i, x in enumerate(rows):
+            distance, at = (norms - 2 * x @ y.T).min(1)
+            position[i] = torch.where(distance < least[i], start + at, position[i])
+            least[i] = torch.minimum(distance, least[i])
+        start += len(part)
+    found = [
+        (x - references[at].flatten(1).float() / scale).norm(dim=1)
+        for x, at in zip(rows, position, strict=True)
+    ]
+    return torch.cat(found), torch.cat(position)
 
 
 def mask(shape: tuple[int, int, int], hidden: Edge) -> Tensor:
@@ -125,9 +137,9 @@ def with_nearest(method: Any, data: Any, n: int, seed: int) -> tuple[Tensor, Ten
     if not isinstance(method, Samples):
         raise UsageError(f"{type(method).__name__} does not sample")
     images = method.sample(n, generator=torch.Generator().manual_seed(seed))
-    references = data.originals("train").float() / 255
+    references = data.images("train")
     distances, positions = nearest(images, references)
-    return images, references[positions], distances
+    return images, references[positions].float() / 255, distances
 
 
 def _needs_codes(method: Any) -> None:

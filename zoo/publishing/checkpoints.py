@@ -223,7 +223,7 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
     """
     data.prepare_data()
     data.setup()
-    x = data.split("test").x[: 2 * SIDE]
+    x = data.split("test", 2 * SIDE).x
     if isinstance(method, Samples):
         write_bytes(folder / DRAWS, save({"images": first_draws(method).contiguous()}))
         images = method.sample(SIDE**2, generator=torch.Generator().manual_seed(DRAW_SEED))
@@ -241,7 +241,7 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
         if isinstance(method, Encodes) and isinstance(method, Decodes):
             rows = interpolate(method, *paired(x), SIDE)
             save_grid(rows.flatten(0, 1), folder / "interpolations.png", SIDE)
-            x = data.split("test").x[:CODES]
+            x = data.split("test", CODES).x
             directions = min(SIDE, method.encode(x[:1]).shape[1], len(x) - 1)
             if directions:
                 rows = traverse(method, x, directions, SIDE)

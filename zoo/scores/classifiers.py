@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.cache import Arrays, content_hash, recalled, remembered
+from zoo.data.kept import ByteImages
 from zoo.data.modules import ImageData
 from zoo.errors import UsageError, require
 from zoo.randomness import own_stream
@@ -49,11 +50,11 @@ Watch = Callable[[int, int, float], None]
 class Examples(NamedTuple):
     """Images and labels a classifier learns from, and those it is measured on."""
 
-    x: Tensor
+    x: Tensor | ByteImages
     """[N, C, H, W] uint8."""
     y: Tensor
     """[N] int64."""
-    test_x: Tensor
+    test_x: Tensor | ByteImages
     test_y: Tensor
 
 
@@ -94,7 +95,7 @@ def examples(data: ImageData) -> Examples:
     """What a classifier of these images learns from, none of which validates, and what it is measured on."""
     if data.subset or data.num_validation == 0:  # as where data are whole
         data = type(data)(**_given(data), binarize="none")
-    train, test = data.originals("train"), data.originals("test")
+    train, test = data.images("train"), data.images("test")
     return Examples(train, data.labels("train"), test, data.labels("test"))
 
 
@@ -123,7 +124,8 @@ def own_features(data: ImageData, watch: Watch | None = None) -> Classifier:
     def work() -> Arrays:
         epochs = max(FEW_EPOCHS, min(MANY_EPOCHS, IMAGES_SEEN // len(found.y)))
         net = trained(found, epochs=epochs, watch=watch)
-        right = (net.extract(found.test_x.float() / 255).log_probs.argmax(1) == found.test_y).sum()
+        logs = [net.extract(x.float() / 255).log_probs for x in found.test_x.split(BATCH)]
+        right = (torch.cat(logs).argmax(1) == found.test_y).sum()
         return net.state_dict() | {"held_out": torch.stack((right, torch.tensor(len(found.test_y))))}
 
     return _rebuilt(name, shape, remembered(KEPT, _key(found), work))

@@ -135,12 +135,12 @@ class Scene:
     @cached_property
     def n(self) -> int:
         """Samples: as many as asked for, and no more than there are images to hold them against."""
-        return min(self.num_images, *(len(self.data.originals(split)) for split in ("train", self.split)))
+        return min(self.num_images, *(len(self.data.images(split)) for split in ("train", self.split)))
 
     def real(self, split: Split, n: int | None = None) -> Tensor:
         """All images of a split as before binarisation, or n of them, [n, C, H, W] in [0, 1]."""
-        images = self.data.originals(split)
-        return (images if n is None else images[drawn(len(images), n)]).float() / 255
+        images = self.data.images(split)
+        return images[slice(None) if n is None else drawn(len(images), n)].float() / 255
 
     @cached_property
     def samples(self) -> Tensor:
@@ -188,12 +188,16 @@ class Scene:
     @cached_property
     def floor_images(self) -> dict[str, Tensor]:
         """What needs no model: training images, and pixels drawn independently from all images but tests."""
-        train = torch.cat((self.data.originals("train"), self.data.originals("val")))
-        stream = torch.Generator().manual_seed(0)
-        pixels = math.prod(train.shape[1:])
-        picked = torch.randint(len(train), (self.n, pixels), generator=stream)
-        independent = train.flatten(1)[picked, torch.arange(pixels)].view(-1, *train.shape[1:])
-        return {"train": self.real("train", self.n), "independent_pixels": independent.float() / 255}
+        known = [self.data.images(split) for split in ("train", "val")]
+        shape, stream = known[0].shape[1:], torch.Generator().manual_seed(0)
+        picked = torch.randint(sum(map(len, known)), (self.n, shape.numel()), generator=stream)
+        independent, done = torch.empty(self.n, shape.numel(), dtype=torch.uint8), 0
+        for part in (part for images in known for part in images.parts()):
+            image, pixel = ((picked >= done) & (picked < done + len(part))).nonzero(as_tuple=True)
+            independent[image, pixel] = part.flatten(1)[picked[image, pixel] - done, pixel]
+            done += len(part)
+        independent = independent.view(-1, *shape).float() / 255
+        return {"train": self.real("train", self.n), "independent_pixels": independent}
 
     def floor(self, name: str, key: list, work: Callable[[Tensor], dict[str, Estimate]]) -> None:
         """Write the numbers of the floors beside those of a metric that compares images with real ones.
@@ -232,7 +236,7 @@ class Scene:
                 the counts differ.
         """
         real = self.known(self.real(self.split, self.n if as_many else None))
-        count = part_of(len(real.activations), len(self.data.originals(self.split)))
+        count = part_of(len(real.activations), len(self.data.images(self.split)))
         against = f"{self.n} samples against {count} {self.split} images as bytes{how}; {self.extractor.name}"
         protocol = self.untreated(against, num_images=self.n)
         for metric, estimate in measure(real, self.sample_features).items():

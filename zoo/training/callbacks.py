@@ -39,7 +39,7 @@ class Grids(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Method) -> None:
         """Draw every so many epochs."""
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0 and not trainer.fast_dev_run:  # pyright: ignore
-            split = "val" if len(data_of(trainer).originals("val")) else "train"
+            split = "val" if len(data_of(trainer).images("val")) else "train"
             self._draw(trainer, pl_module, Path(trainer.log_dir or "."), split)
 
     def on_test_end(self, trainer: Trainer, pl_module: Method) -> None:
@@ -57,11 +57,11 @@ class Grids(Callback):
             if isinstance(method, Samples):
                 pictures["samples"] = method.sample(self.side**2)
             if isinstance(method, Reconstructs):
-                x = data_of(trainer).split(split).x[: self.side**2 // 2].to(method.device)
+                x = data_of(trainer).split(split, self.side**2 // 2).x.to(method.device)
                 pairs = torch.stack((x, method.reconstruct(x)), 1)
                 pictures["reconstructions"] = pairs.flatten(0, 1)
             if isinstance(method, Encodes) and isinstance(method, Decodes) and self.side > 1:
-                x = data_of(trainer).split(split).x[: 2 * self.side].to(method.device)
+                x = data_of(trainer).split(split, 2 * self.side).x.to(method.device)
                 first, second = paired(x)
                 pictures["interpolations"] = interpolate(method, first, second, self.side).flatten(0, 1)
         method.train(training)

@@ -99,7 +99,7 @@ def repair(
     method, data = _loaded(model, revision, out, n, code)
     if not isinstance(method, Repairs):
         raise UsageError(f"{type(method).__name__} does not repair")
-    x = data.split("test").x[:n]
+    x = data.split("test", n).x
     known = mask(data.image_shape, hidden).expand_as(x)
     repaired = method.repair(x, known, generator=torch.Generator().manual_seed(seed))
     _write(torch.cat((x, torch.where(known.bool(), x, 0.5), repaired)), out, len(x))
@@ -126,7 +126,7 @@ def interpolate(
     from zoo.pictures.walks import interpolate, paired
 
     method, data = _loaded(model, revision, out, n, code)
-    first, second = paired(data.split("test").x[: 2 * n])
+    first, second = paired(data.split("test", 2 * n).x)
     _write(interpolate(method, first, second, steps).flatten(0, 1), out, steps)
 
 
@@ -153,7 +153,7 @@ def traverse(
     from zoo.pictures.walks import CODES, traverse
 
     method, data = _loaded(model, revision, out, n, code)
-    x = data.split("test").x[:CODES]
+    x = data.split("test", CODES).x
     _write(traverse(method, x, n, steps, span).flatten(0, 1), out, steps)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zoo.contract import (
     BYTE,
+    IMAGES_AT_ONCE,
     Baselines,
     Batch,
     Descent,
@@ -151,10 +152,13 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
     def start_from(self, data: Any) -> None:
         """Bring grey pixels to mean 0 and variance 1."""
         if self.kernel == "gaussian":
-            grey = data.originals("train").double() / BYTE
-            require(bool(grey.std() > 0), "the training images must differ from a constant")
-            self.mean.copy_(grey.mean())
-            self.std.copy_(grey.std())
+            images = data.images("train")
+            n = images.shape.numel()
+            mean = sum(x.sum(dtype=torch.float64) for x in images.split(IMAGES_AT_ONCE)) / n
+            squares = sum((x - mean).square().sum() for x in images.split(IMAGES_AT_ONCE))
+            require(bool(squares > 0), "the training images must differ from a constant")
+            self.mean.copy_(mean / BYTE)
+            self.std.copy_((squares / (n - 1)).sqrt() / BYTE)
 
     def standardised(self, x: Images) -> Images:
         """Images as the chain has them."""

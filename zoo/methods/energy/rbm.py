@@ -133,7 +133,7 @@ class RBM(Contrastive, Emits, Normalises, Repairs, Encodes, Decodes, Reconstruct
     def start_from(self, data: Any) -> None:
         """Start untouched biases and persistent chains at the training images' means."""
         if self.pixels.untouched:
-            self.pixels.start_at(data.mean_image(), data.originals("train"))
+            self.pixels.start_at(data.mean_image(), data.images("train"))
             if self.persistent:
                 with own_stream(torch.initial_seed() % 2**63, self.global_rank):
                     self.chains.copy_(self.pixels.start(len(self.chains)))

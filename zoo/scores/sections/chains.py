@@ -28,8 +28,8 @@ def conservative(scene: Scene) -> None:
     """CSL: the log-likelihood under the states of the method's own chains; error over images and chains."""
     method = scene.method
     assert isinstance(method, Emits)
-    test = scene.data.split("test").x
-    x = test[drawn(len(test), CSL_IMAGES)].to(method.device)
+    num = len(scene.data.images("test"))
+    x = scene.data.split("test", drawn(num, CSL_IMAGES)).x.to(method.device)
     with scene.stream("csl"), torch.no_grad():
         found = csl(method.emit(CSL_CHAINS), x)
     lost = int(found.log_prob.isinf().sum())
@@ -43,7 +43,7 @@ def conservative(scene: Scene) -> None:
         f"{ess:.3g} of {found.num_states}",
     )
     states = f"{found.num_states} states of {CSL_CHAINS} chains, a bound where the chains mix"
-    how = scene.treated(f"{part_of(len(x), len(test))} images, {states}")
+    how = scene.treated(f"{part_of(len(x), num)} images, {states}")
     value, error = mean_and_error(found.log_prob)
     scene.put("csl", Estimate(value, math.hypot(error, jackknife(found.without.mean(1)))), how)
     scene.put("csl_ess_median", ess, how, of=found.num_states)
@@ -66,7 +66,7 @@ def mixing(scene: Scene) -> None:
     scene.put("class_switches", switches, how)
     scene.put("classes_visited", mean_and_error(visited), how, of=scene.extractor.num_classes)
     validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test")
-    chosen_on = part_of(len(validation), len(scene.data.originals("val")))
+    chosen_on = part_of(len(validation), len(scene.data.images("val")))
     means = torch.stack(states[:PARZEN_STATES], 1).flatten(0, 1)
     chains = f"{len(means)} states (means) of {MIXING_CHAINS} chains, {len(test)} test images"
     how = Protocol(f"{scene.image_set}, real", f"{chains}, sigma chosen on {chosen_on} validation images")

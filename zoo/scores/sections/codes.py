@@ -95,7 +95,7 @@ def _train_codes(scene: Scene, rows: Tensor) -> Tensor:
     method = scene.method
     assert isinstance(method, Encodes)
     with scene.stream("training images"):
-        x = scene.data.split("train").x[rows]
+        x = scene.data.split("train", rows).x
     return scene.spread("codes", len(x), lambda part: (method.encode(x[part].to(method.device)),))[0]
 
 
@@ -124,20 +124,21 @@ def aggregate(scene: Scene) -> None:
     """Mutual information of image and latent, and the distance of all posteriors together from the prior."""
     method = scene.method
     assert isinstance(method, Believes)
-    test = scene.data.split("test").x
-    x = test[drawn(len(test), scene.num_images)].to(method.device)
+    num = len(scene.data.images("test"))
+    rows = drawn(num, scene.num_images)
+    x = scene.data.split("test", rows).x.to(method.device)
     few = drawn(len(x), CORRELATED)
     with scene.stream("aggregate"), torch.no_grad():
         beliefs = method.believe(x)
         found = aggregate_posterior(beliefs.posterior, beliefs.prior)
         posterior = method.believe(x[few]).posterior
         correlation = total_correlation(posterior) if isinstance(posterior, Independent) else None
-    how = f"{part_of(len(x), len(test))} posteriors, one draw each"
+    how = f"{part_of(len(x), num)} posteriors, one draw each"
     capped = f"{how}; at most log {len(x)} = {math.log(len(x)):.2f}"
     scene.put("mutual_information", found.information, scene.treated(capped))
     scene.put("marginal_kl", found.marginal_kl, scene.treated(f"{how}, biased upwards"))
     if correlation is not None:  # a posterior of several layers does not factorise
-        biased = f"{part_of(len(few), len(test))} posteriors, one draw each, biased upwards"
+        biased = f"{part_of(len(few), num)} posteriors, one draw each, biased upwards"
         scene.put("total_correlation", correlation, scene.treated(biased))
 
 

@@ -82,8 +82,8 @@ def outliers(scene: Scene) -> None:
     other = from_recipe(recipe | {"class": known})
 
     def read(name: str, data: ImageData) -> tuple[Tensor, str]:
-        test = data.split("test").x
-        x = test[drawn(len(test), OUTLIERS)].to(method.device)
+        num = len(data.images("test"))
+        x = data.split("test", drawn(num, OUTLIERS)).x.to(method.device)
 
         def score(rows: slice) -> tuple[Tensor]:
             if isinstance(method, Scores):
@@ -91,7 +91,7 @@ def outliers(scene: Scene) -> None:
             assert isinstance(method, Energies)
             return (-method.energy(x[rows]).double(),)
 
-        return scene.spread(name, len(x), score)[0], part_of(len(x), len(test))
+        return scene.spread(name, len(x), score)[0], part_of(len(x), num)
 
     (inside, these), (outside, those) = read("inliers", scene.data), read("outliers", other)
     likelihood = "Bernoulli score" if scene.data.pixels == "pseudo" else "log p(x)"

@@ -115,7 +115,7 @@ def annealed(scene: Scene) -> None:
     assert isinstance(method, Explains)
     scored = scene.per_image["row"].long()
     rows = drawn(len(scored), AIS_IMAGES)
-    x = scene.data.split("test").x[scored[rows]].to(method.device)
+    x = scene.data.split("test", scored[rows]).x.to(method.device)
     found = scene.spread(
         "ais", len(x), lambda part: tuple(latent_ais(method.explain(x[part]), AIS_CHAINS, AIS_STEPS))
     )

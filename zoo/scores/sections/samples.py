@@ -70,7 +70,7 @@ def classes(scene: Scene) -> None:
 def parzen_window(scene: Scene) -> None:
     """Parzen-window log-likelihood of the test images under the samples: for the record."""
     validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test")
-    chosen_on = part_of(len(validation), len(scene.data.originals("val")))
+    chosen_on = part_of(len(validation), len(scene.data.images("val")))
     how = Protocol(
         f"{scene.image_set}, real",
         f"{scene.n} samples (means), {len(test)} test images, sigma chosen on {chosen_on} validation "
@@ -89,7 +89,7 @@ def parzen_window(scene: Scene) -> None:
 
 def training_distance(scene: Scene) -> None:
     """How far samples are from their nearest training images, and test images: copies are nearer."""
-    train, test = scene.real("train"), scene.real("test", scene.n)
+    train, test = scene.data.images("train"), scene.real("test", scene.n)
     how = scene.untreated(
         f"{len(train)} training images, Euclid over pixels in [0, 1]; {scene.n} samples", num_images=scene.n
     )

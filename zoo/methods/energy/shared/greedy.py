@@ -121,7 +121,7 @@ class Greedy(Contrastive):
     def start_from(self, data: Any) -> None:
         """Start an untouched first level at the training images' means."""
         if self.stack.levels[0].pixels.untouched:
-            self.stack.levels[0].pixels.start_at(data.mean_image(), data.originals("train"))
+            self.stack.levels[0].pixels.start_at(data.mean_image(), data.images("train"))
 
     def on_train_epoch_start(self) -> None:
         """Start the level whose first epoch this is; set the epoch's step size and momentum."""

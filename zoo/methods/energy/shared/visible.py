@@ -6,6 +6,7 @@ Its energy is the layer's own term in v, minus vWh, minus bh.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, Normal
 from torch.nn.functional import logsigmoid, softplus
 
-from zoo.contract import BYTE, MID_GREY, Images, Partition, PerImage, PixelKind
+from zoo.contract import BYTE, IMAGES_AT_ONCE, MID_GREY, Images, Partition, PerImage, PixelKind
 from zoo.parts.annealing.binary_pair import BinaryPair, base_rates
 from zoo.parts.annealing.gaussian_pair import GaussianPair
 from zoo.parts.annealing.verdicts import log_partition
@@ -48,12 +49,13 @@ class Visible(nn.Module, ABC):
         return bool((self.mean == MID_GREY).all())
 
     @abstractmethod
-    def start_at(self, mean: Tensor, originals: Tensor) -> None:
+    def start_at(self, mean: Tensor, originals: Any) -> None:
         """Take up the statistics of the training images; biases that explain them without hidden units.
 
         Args:
             mean: Their mean [C, H, W].
-            originals: All of them as bytes [N, C, H, W], before any binarisation or dithering.
+            originals: All of them as bytes [N, C, H, W], before any binarisation or dithering: a tensor, or
+                what is read from a file by rows.
         """
 
     @abstractmethod
@@ -104,7 +106,7 @@ class BinaryVisible(Visible):
     accepts = ("binary",)
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor, originals: Tensor) -> None:
+    def start_at(self, mean: Tensor, originals: Any) -> None:
         n = len(originals)
         self.mean.copy_(mean.flatten())
         self.bias.copy_(((n * self.mean + 1) / (n + 2)).logit())  # one count of a 0 and one of a 1
@@ -157,9 +159,15 @@ class GaussianVisible(Visible):
         self.register_buffer("std", torch.ones(self.dim))
 
     @torch.no_grad()
-    def start_at(self, mean: Tensor, originals: Tensor) -> None:
+    def start_at(self, mean: Tensor, originals: Any) -> None:
         self.mean.copy_(mean.flatten())
-        std = (originals.flatten(1) / BYTE).std(0, correction=0)
+        n = len(originals)
+        total = squares = torch.zeros(self.shape, dtype=torch.float64)
+        for x in originals.split(IMAGES_AT_ONCE):
+            total = total + x.sum(0, dtype=torch.float64)
+        for x in originals.split(IMAGES_AT_ONCE):
+            squares = squares + (x - total / n).square().sum(0)
+        std = (squares / n).sqrt().flatten() / BYTE
         self.std.copy_(std.clamp(min=SMALLEST_STD))
 
     def code(self, x: Images) -> Tensor:
