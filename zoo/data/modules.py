@@ -17,11 +17,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from zoo.contract.batch import Batch, PixelKind
 from zoo.data.facts import OWN, DataProtocol, Facts
 from zoo.data.kept import PART, ByteImages, Stored, prepared, rows_of
+from zoo.data.rows import EVAL_BATCH, RowNumbers, Rows, WholeBatches, as_is
 from zoo.data.sources import Source
 from zoo.data.splits import Cut, cut, default_validation
 from zoo.data.treatments import THRESHOLD, Treated, Treatment, bags, balanced
@@ -29,8 +30,6 @@ from zoo.errors import UsageError, require
 
 Binarize = Literal["none", "dynamic", "fixed", "threshold", "pseudo"]
 Split = Literal["train", "val", "test"]
-EVAL_BATCH = 100
-"""Images per validation and test batch: part of the protocol, since each batch has its own random stream."""
 CONTENT_DIGITS = 8
 """Of the hash that tells folders of one name apart."""
 SHARE_OF_DEVICE = 0.5
@@ -41,13 +40,6 @@ TREATMENTS = {"shrink": 1, "whole": False, "labelled": None, "bag_size": None}
 """Arguments that a recipe names where they are not these."""
 
 
-class Rows(NamedTuple):
-    """What a loader yields: positions in a split."""
-
-    split: str
-    row: Tensor
-
-
 class Pixels(NamedTuple):
     """One split as it is kept."""
 
@@ -56,31 +48,6 @@ class Pixels(NamedTuple):
     for dithered test images."""
     y: Tensor
     """[N] int64."""
-
-
-class _RowNumbers(Dataset):
-    """0, 1, ..., n - 1, fetched a batch at a time."""
-
-    def __init__(self, split: str, n: int) -> None:
-        self.split, self.n = split, n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitems__(self, rows: list[int]) -> Rows:
-        return Rows(self.split, torch.tensor(rows))
-
-
-class _WholeBatches(DistributedSampler):
-    """Deals whole evaluation batches to the processes in turn; no row is repeated to fill a process up."""
-
-    def __iter__(self) -> Iterator[int]:
-        n = len(self.dataset)  # pyright: ignore[reportArgumentType]
-        for start in range(self.rank * EVAL_BATCH, n, self.num_replicas * EVAL_BATCH):
-            yield from range(start, min(start + EVAL_BATCH, n))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 class ImageData(LightningDataModule, ABC):
@@ -496,19 +463,19 @@ class ImageData(LightningDataModule, ABC):
     def _loader(self, split: Split, batch_size: int) -> DataLoader:
         self.setup()
         world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        rows = _RowNumbers(split, len(self._splits[split].y))
+        rows = RowNumbers(split, len(self._splits[split].y))
         if split == "train":
             if self._shuffle_seed is None:
                 self._shuffle_seed = torch.initial_seed() % 2**32
             sampler = DistributedSampler(rows, num_replicas=world, rank=rank, seed=self._shuffle_seed)
         else:
-            sampler = _WholeBatches(rows, num_replicas=world, rank=rank, shuffle=False)
+            sampler = WholeBatches(rows, num_replicas=world, rank=rank, shuffle=False)
             self.refuse_idle(split, world)
         return DataLoader(
             rows,
             batch_size=batch_size,
             sampler=sampler,
-            collate_fn=_as_is,
+            collate_fn=as_is,
             generator=torch.Generator().manual_seed(0),
         )
 
@@ -521,7 +488,3 @@ def _moved(parts: Iterator[Tensor], n: int, device: torch.device) -> Tensor:
         x[done : done + len(part)] = part
         done += len(part)
     return x
-
-
-def _as_is(rows: Any) -> Rows:
-    return rows
