@@ -130,7 +130,7 @@ def test_a_folder_of_pictures_ends_in_a_card_on_a_machine_without_it(tmp_path):
     shutil.rmtree(photos)
     assert "Data: photos, a folder of pictures, licence not stated." in card(one)
     assert "Trained on own:photos." in card(one)
-    assert "| own:photos 9/1/2, deq |" in readme_table({"pca-photos": one})
+    assert "| own:photos 10/1/1, deq |" in readme_table({"pca-photos": one})
     assert entrant(one).data == "own:photos"
 
 

@@ -49,7 +49,7 @@ def test_two_folders_of_one_name_are_two_data_sets(tmp_path):
     assert one.protocol.images == again.protocol.images, "whatever is done to the pixels"
     assert one.protocol.images != other.protocol.images
     assert one.protocol != other.protocol
-    assert one.protocol.short == other.protocol.short == "own:photos 33/3/4, real"
+    assert one.protocol.short == "own:photos 31/4/5, real"
     side, unit = MEASURES["fid"].side, MEASURES["fid"].unit
     entrants = [
         Entrant(

@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 from zoo.cache import content_hash
 from zoo.cli.light import run
 from zoo.data import kept, modules
+from zoo.data.facts import Facts
 from zoo.data.kept import ByteImages, cache_file, prepared
 from zoo.data.modules import ImageData, Rows
 from zoo.data.sources import Example, Source
@@ -61,7 +62,7 @@ class SpeckleData(ImageData):
     """Images of `Speckle`."""
 
     sizes = tuple(HANDED_ON.values())
-    facts = None  # pyright: ignore
+    facts = Facts("speckles", "speckles", "made-up pictures")
 
     @property
     def source(self) -> Source:

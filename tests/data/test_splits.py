@@ -49,12 +49,14 @@ def test_validation_images_are_of_every_class(tmp_path):
         [4] * 5,
     ]
     assert torch.bincount(opened(tmp_path, num_validation=20).labels("val")).tolist() == [4] * 5
-    assert str(data.protocol).endswith(" 90/10/20 (validation held out by class, seed 0), real")
+    assert str(data.protocol).endswith(
+        " 90/10/20 (validation held out by class, seed 0), transparency on white, real"
+    )
     other = opened(tmp_path, draw_seed=1)
     assert sides(other) != sides(data)
     assert sides(opened(tmp_path)) == sides(data)
     none = opened(tmp_path, num_validation=0)
-    assert str(none.protocol).endswith(" 100/0/20, real")
+    assert str(none.protocol).endswith(" 100/0/20, transparency on white, real")
     few = opened(tmp_path, subset=40)
     assert len(few.labels("train").unique()) == 5  # its first 40 files are of two classes
 
@@ -179,9 +181,9 @@ def test_classes_are_counted_and_missing_ones_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data.setup()
     name = data.source.name
-    assert caplog.messages == [f"{name} has no val images of 1", f"{name} has no test images of 1"]
-    assert data.present("train") == {"0": 11, "1": 1}
-    assert data.present("test") == {"0": 3}
+    assert caplog.messages == [f"{name} has no val images of bees", f"{name} has no test images of bees"]
+    assert data.present("train") == {"ants": 11, "bees": 1}
+    assert data.present("test") == {"ants": 3}
     assert Digits().present("test") == {
         str(label): count for label, count in enumerate(torch.bincount(Digits().labels("test")).tolist())
     }

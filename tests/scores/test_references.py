@@ -50,9 +50,9 @@ class Fixed(Method, Samples, Scores, Classifies):
 class Turned(Digits):
     """The digits with their test images the other way round."""
 
-    def divided(self):
-        x, y, test_x, test_y = super().divided()
-        return x, y, test_x.flip(0), test_y.flip(0)
+    def split(self, name, which=slice(None)):
+        every = super().split(name)
+        return every._replace(x=every.x.flip(0)[which])
 
 
 def scene(data=None, n: int = 200, metrics=COMPARED, **options) -> Scene:
