@@ -192,8 +192,8 @@ class Explains(Weighs, Believes):
 class Energies(ABC):
     """Gives images an energy."""
 
-    energy_side: ClassVar[Side] = Side.EXACT
-    """UPPER where the energy is an upper bound in expectation."""
+    energy_side: Side = Side.EXACT
+    """UPPER where the energy is an upper bound in expectation, of all methods of a class or of one."""
 
     temperature: float = 1.0
     """The T of p(x) = exp(-E(x) / T) / Z. A net whose E comes without one, as Hopfield's, has no

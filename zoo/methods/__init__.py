@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from zoo.contract.method import Method
 
 METHODS: dict[str, str] = {
+    "BoltzmannMachine": "zoo.methods.energy.boltzmann_machine",
     "DAE": "zoo.methods.autoencoders.dae",
     "DBN": "zoo.methods.energy.dbn",
     "Diffusion": "zoo.methods.chains.diffusion",
