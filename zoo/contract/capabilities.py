@@ -207,6 +207,9 @@ class Energies(ABC):
 class Normalises(Energies):
     """Estimates its own normalising constant."""
 
+    partition_steps: ClassVar[int] = 14_500
+    """Intermediate distributions of the annealing behind a score (Salakhutdinov, Murray 2008)."""
+
     @abstractmethod
     def log_partition(self, num_chains: int, num_steps: int) -> Partition:
         """The value of log Z: by enumeration where that is possible, else by annealed importance sampling."""

@@ -145,7 +145,7 @@ class BoltzmannMachine(Contrastive, Walks, Normalises, Repairs):
 
     @torch.no_grad()
     def mean_field(self, v: Tensor, num_steps: int, means: Tensor | None = None) -> Tensor:
-        """Means [B, H] of hidden units given visible ones [B, D], from means or else from their drive by v."""
+        """Means [B, H] of hidden units given visible ones [B, D], starting from `means`, if any."""
         a, dim = self.theta[0], self.pixels.dim
         drive = v @ a[:dim, dim:] + self.bias
         means = drive.sigmoid() if means is None else means
