@@ -20,6 +20,7 @@ from zoo.parts.annealing import enumeration
 from zoo.parts.annealing.binary_pair import base_rates
 from zoo.parts.annealing.paths import linear
 from zoo.parts.annealing.verdicts import log_partition
+from zoo.scores.evaluation import Evaluator
 
 TINY = {
     "hidden_dims": (7, 5),
@@ -348,6 +349,26 @@ def test_log_z_is_tracked_while_all_levels_learn(monkeypatch):
     assert tracked == [
         (epoch, f"val/{name}") for epoch in (2, 3) for name in ("log_partition", "partition_ess")
     ]
+
+
+@pytest.mark.parametrize(("scale", "refused"), [(0.05, False), (6.0, True)])
+def test_a_score_takes_the_papers_distributions_and_few_effective_chains_stop_it(
+    scale, refused, monkeypatch, tmp_path
+):
+    assert DBM.partition_steps == 20_000
+    monkeypatch.setattr(DBM, "partition_steps", 24)
+    method = tiny("DBM", hidden_dims=(30, 25))
+    with torch.no_grad():
+        for level in method.machine.levels:
+            level.weight.copy_(scale * torch.randn_like(level.weight))
+    evaluator = Evaluator(metrics=["partition"], out=str(tmp_path / "results.json"))
+    trainer(callbacks=[evaluator]).test(method, datamodule=suited_digits(method), verbose=False)
+    if refused:
+        assert "effective number of chains must be at least 5" in evaluator.results.skipped["partition"]
+        assert not evaluator.results.numbers
+    else:
+        how = evaluator.results.numbers["test/log_prob_estimate"].protocol.how
+        assert "AIS, 100 chains, 24 distributions, a bound on the energy" in how
 
 
 @pytest.mark.parametrize("hidden_dims", [(12, 10), (8, 8, 4)])
