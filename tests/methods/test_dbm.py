@@ -351,12 +351,12 @@ def test_log_z_is_tracked_while_all_levels_learn(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize(("scale", "refused"), [(0.05, False), (6.0, True)])
+@pytest.mark.parametrize(("scale", "steps", "refused"), [(0.05, 24, False), (6.0, 1, True)])
 def test_a_score_takes_the_papers_distributions_and_few_effective_chains_stop_it(
-    scale, refused, monkeypatch, tmp_path
+    scale, steps, refused, monkeypatch, tmp_path
 ):
     assert DBM.partition_steps == 20_000
-    monkeypatch.setattr(DBM, "partition_steps", 24)
+    monkeypatch.setattr(DBM, "partition_steps", steps)
     method = tiny("DBM", hidden_dims=(30, 25))
     with torch.no_grad():
         for level in method.machine.levels:

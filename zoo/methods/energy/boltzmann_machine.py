@@ -49,7 +49,7 @@ class BoltzmannMachine(Contrastive, Walks, Normalises, Repairs):
     """Boltzmann machine: visible and hidden binary units, every two of them coupled.
 
     `loss` is a surrogate whose gradient is that of the bound on the likelihood; its value measures nothing.
-    The best checkpoint is picked by the pseudo-likelihood `val/pseudo_log_prob`.
+    `val/pseudo_log_prob` shows how far it has come.
 
     Args:
         image_shape: (C, H, W) of one image; set from the data on the command line.
@@ -71,7 +71,6 @@ class BoltzmannMachine(Contrastive, Walks, Normalises, Repairs):
     """
 
     paper = "Ackley, Hinton, Sejnowski. A Learning Algorithm for Boltzmann Machines. Cognitive Science 1985."
-    monitor = ("val/pseudo_log_prob", "max")
     progress = "pseudo_log_prob"
     chains: Tensor
 
