@@ -14,6 +14,7 @@ from zoo.contract.saved import save_pretrained
 from zoo.errors import UsageError
 from zoo.methods.energy.boltzmann_machine import SCORING_STEPS
 from zoo.parts.annealing.binary_pair import base_rates
+from zoo.scores.evaluation import Evaluator
 
 TINY = {"num_hidden": 6, "num_chains": 5, "walk_steps": 10}
 
@@ -233,6 +234,18 @@ def test_the_likelihood_of_unseen_digits_improves(num_hidden):
     p = base_rates(data.mean_image())
     alone = method.pixels.emission(p).log_prob(x).mean()
     assert float(log_p - alone) > 1
+
+
+@pytest.mark.parametrize(("num_hidden", "row"), [(0, "optimistic"), (6, "estimate")])
+def test_a_score_says_whether_the_energy_is_a_bound(num_hidden, row, monkeypatch, tmp_path):
+    method = tiny("BoltzmannMachine", num_hidden=num_hidden)
+    monkeypatch.setattr(type(method), "partition_steps", 8)
+    evaluator = Evaluator(metrics=["partition"], out=str(tmp_path / "results.json"))
+    trainer(callbacks=[evaluator]).test(method, datamodule=suited_digits(method), verbose=False)
+    how = evaluator.results.numbers[f"test/log_prob_{row}"].protocol.how
+    assert how.endswith(
+        "AIS, 100 chains, 8 distributions" + (", a bound on the energy" if num_hidden else "")
+    )
 
 
 @pytest.mark.parametrize(

@@ -301,9 +301,9 @@ def test_particles_visit_states_as_often_as_the_energy_says(hidden_dims):
 # 5. What it can do.
 
 
-@pytest.mark.parametrize("start", ["particles", "random"])
-def test_chains_start_where_they_are_told_to(start):
-    method = tiny("DBM", start=start, walk_steps=1)
+@pytest.mark.parametrize("walk_from", ["particles", "random"])
+def test_chains_start_where_they_are_told_to(walk_from):
+    method = tiny("DBM", walk_from=walk_from, walk_steps=1)
     with torch.no_grad():
         method.machine.levels[1].weight.zero_()
         method.machine.levels[0].weight.fill_(4.0)
@@ -312,7 +312,7 @@ def test_chains_start_where_they_are_told_to(start):
     method.particles.fill_(1)
     method.machine.pixels.mean.fill_(0.0)
     found = method.sample(50)
-    assert float(found.mean()) == pytest.approx(float(start == "particles"), abs=0.01)
+    assert float(found.mean()) == pytest.approx(float(walk_from == "particles"), abs=0.01)
 
 
 def test_long_runs_visit_images_as_often_as_the_model_says():

@@ -70,7 +70,7 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
         momentum_epochs: Epochs with the first momentum.
         tracking_steps: Distributions of the estimate of log Z that follows each validation of all levels
             together; 0 has none.
-        start: Chains start at particles, or at independent units.
+        walk_from: Chains start at particles, or at independent units.
         walk_steps: Gibbs steps from the start to a sample; a walk shows the second half of them.
 
     Raises:
@@ -100,7 +100,7 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
         momentum_final: float = 0.9,
         momentum_epochs: int = 5,
         tracking_steps: int = 500,
-        start: Literal["particles", "random"] = "particles",
+        walk_from: Literal["particles", "random"] = "particles",
         walk_steps: int = 1000,
     ) -> None:
         pace = Pace(lr, lr_schedule, weight_decay, momentum, momentum_final, momentum_epochs)
@@ -112,7 +112,7 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
         positive(joint_lr=joint_lr)
         self.cd_steps, self.gibbs_steps, self.mean_field_steps = cd_steps, gibbs_steps, mean_field_steps
         self.joint_lr, self.tracking_steps = joint_lr, tracking_steps
-        self.start, self.walk_steps = start, walk_steps
+        self.walk_from, self.walk_steps = walk_from, walk_steps
         self.machine = LayeredMachine(self.image_shape, hidden_dims)
         self.register_buffer("particles", self.machine.joined(self.machine.start(num_chains)))
 
@@ -184,7 +184,7 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
         burn_in = int(BURN_IN * self.walk_steps)
         with drawing_from(generator):
             layers = self.machine.start(n)
-            if self.start == "particles":
+            if self.walk_from == "particles":
                 rows = torch.randint(len(self.particles), (n,), device=self.device)
                 layers = self.machine.parted(self.particles[rows])
             layers = self.machine.gibbs(layers, burn_in)
