@@ -144,6 +144,23 @@ def test_levels_learn_from_bits_drawn_by_the_doubled_pass_below(monkeypatch):
     assert seen[1].shape == (2000, 6)
 
 
+def test_the_chains_of_each_level_grow_and_its_steps_shrink():
+    class Look(Callback):
+        seen: list = []
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            lr = trainer.optimizers[0].param_groups[0]["lr"]
+            self.seen.append((pl_module.phase, pl_module.num_steps, round(lr, 6)))
+
+    options = {"pretrain_epochs": (3, 2), "cd_steps": 2, "lengthen_every": 1, "lr_schedule": "constant"}
+    method, look = tiny("DBM", lr=0.12, joint_lr=0.01, **options), Look()
+    options = {"max_epochs": 6, "limit_train_batches": 1, "limit_val_batches": 0}
+    trainer(callbacks=[look], **options).fit(method, datamodule=suited_digits(method))
+    levels = [(0, 2, 0.12), (0, 4, 0.06), (0, 6, 0.04), (1, 2, 0.12), (1, 4, 0.06)]
+    assert look.seen[:5] == levels
+    assert (look.seen[5][0], look.seen[5][2]) == (2, 0.01)
+
+
 @pytest.mark.parametrize("index", [1, 2])
 def test_a_level_starts_at_the_means_of_the_units_below_it(index):
     method = small(5, 4, 3, scale=0.3)
@@ -408,6 +425,7 @@ def test_the_likelihood_of_unseen_digits_improves_with_joint_learning(hidden_dim
         ({"hidden_dims": (5, 0)}, "hidden_dims must be at least 1, got 0"),
         ({"pretrain_epochs": (0, 1)}, "pretrain_epochs must be at least 1, got 0"),
         ({"cd_steps": 0}, "cd_steps must be at least 1, got 0"),
+        ({"lengthen_every": -1}, "lengthen_every must be at least 0, got -1"),
         ({"num_chains": 0}, "num_chains must be at least 1, got 0"),
         ({"gibbs_steps": 0}, "gibbs_steps must be at least 1, got 0"),
         ({"mean_field_steps": 0}, "mean_field_steps must be at least 1, got 0"),

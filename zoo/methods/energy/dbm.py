@@ -1,7 +1,7 @@
 """Salakhutdinov, Hinton. Deep Boltzmann Machines. AISTATS 2009.
 
 In full: An Efficient Learning Procedure for Deep Boltzmann Machines. Neural Computation 24(8), 2012.
-doi:10.1162/NECO_a_00311. Settings of pretraining: the released code of 2009.
+doi:10.1162/NECO_a_00311. Settings: the released code of 2009.
 
 Departs from the paper: the layers of odd number are summed out of the model's side of the gradient; mean
 field starts from one pass upwards with the biases of the whole machine; no label units and no target of
@@ -30,7 +30,7 @@ from zoo.contract import (
     Terms,
 )
 from zoo.errors import at_least, positive
-from zoo.methods.energy.shared.contrastive import BURN_IN, Pace
+from zoo.methods.energy.shared.contrastive import BURN_IN, Pace, lengthened
 from zoo.methods.energy.shared.greedy import MEANS_AT_ONCE, Layerwise
 from zoo.methods.energy.shared.layered import LayeredMachine
 from zoo.parts.annealing.paths import linear
@@ -58,6 +58,8 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
         pretrain_epochs: Epochs of each level's greedy learning; what is left of the trainer's epochs is for
             all of them together.
         cd_steps: k, Gibbs steps of contrastive divergence while a level learns.
+        lengthen_every: Epochs of a level after which k grows by `cd_steps` and the step size falls in
+            proportion to 1 / k; 0 never.
         num_chains: Number of persistent particles, on each process.
         gibbs_steps: Gibbs steps of the particles per batch.
         mean_field_steps: Rounds of mean field, at most, while training.
@@ -87,13 +89,14 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
         image_shape: Sequence[int] = (1, 28, 28),
         *,
         hidden_dims: tuple[int, ...] = (500, 1000),
-        pretrain_epochs: tuple[int, ...] = (100, 100),
+        pretrain_epochs: tuple[int, ...] = (100, 200),
         cd_steps: int = 1,
+        lengthen_every: int = 0,
         num_chains: int = 100,
         gibbs_steps: int = 5,
         mean_field_steps: int = 10,
         lr: float = 0.05,
-        joint_lr: float = 0.005,
+        joint_lr: float = 0.001,
         lr_schedule: Literal["constant", "linear"] = "linear",
         weight_decay: float = 2e-4,
         momentum: float = 0.5,
@@ -108,9 +111,10 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
         self.save_hyperparameters()
         at_least(1, cd_steps=cd_steps, num_chains=num_chains, gibbs_steps=gibbs_steps)
         at_least(1, mean_field_steps=mean_field_steps, walk_steps=walk_steps)
-        at_least(0, tracking_steps=tracking_steps)
+        at_least(0, lengthen_every=lengthen_every, tracking_steps=tracking_steps)
         positive(joint_lr=joint_lr)
-        self.cd_steps, self.gibbs_steps, self.mean_field_steps = cd_steps, gibbs_steps, mean_field_steps
+        self.cd_steps, self.lengthen_every = cd_steps, lengthen_every
+        self.gibbs_steps, self.mean_field_steps = gibbs_steps, mean_field_steps
         self.joint_lr, self.tracking_steps = joint_lr, tracking_steps
         self.walk_from, self.walk_steps = walk_from, walk_steps
         self.machine = LayeredMachine(self.image_shape, hidden_dims)
@@ -123,8 +127,14 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
     def learning(self) -> list[nn.Parameter]:
         return list(self.machine.levels[self.phase].theta if self.pretraining else self.machine.theta)
 
+    @property
+    def num_steps(self) -> int:
+        """Gibbs steps of this epoch's contrastive divergence, k."""
+        epoch = 0 if self._trainer is None else self.stretch()[0]
+        return lengthened(self.cd_steps, epoch, self.lengthen_every)
+
     def step_size(self) -> float:
-        return self.lr if self.pretraining else self.joint_lr
+        return self.lr * self.cd_steps / self.num_steps if self.pretraining else self.joint_lr
 
     def start_from(self, data: Any) -> None:
         """Start untouched pixels, and the particles, at the training images' means."""
@@ -152,7 +162,7 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
             with torch.no_grad():
                 for level in self.machine.levels[: self.phase]:
                     v = draw_bits(level.up(v))
-            return self.machine.levels[self.phase].contrast(v, self.cd_steps)
+            return self.machine.levels[self.phase].contrast(v, self.num_steps)
         data = self.machine.energy(self.machine.mean_field(v, self.mean_field_steps))
         model = self.machine.free_energy(self.machine.parted(self.particles)).mean()
         return {"energy_data": data, "energy_model": model, "loss": data - model}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.contract import Batch, Images, PixelKind, Terms
 from zoo.errors import at_least, positive, require
 from zoo.methods.energy.shared.belief import Level, Stack
-from zoo.methods.energy.shared.contrastive import Contrastive, Pace
+from zoo.methods.energy.shared.contrastive import Contrastive, Pace, lengthened
 from zoo.parts.schedules import phase
 from zoo.randomness import own_stream
 
@@ -152,8 +152,7 @@ class Greedy(Layerwise):
         epoch, length = (0, 1) if self._trainer is None else self.stretch()
         if not self.pretraining:
             return self.updown_steps[min(epoch, length - 1) * len(self.updown_steps) // length]
-        growth = epoch // self.lengthen_every if self.lengthen_every else 0
-        return self.gibbs_steps * (1 + growth)
+        return lengthened(self.gibbs_steps, epoch, self.lengthen_every)
 
     def learning(self) -> list[nn.Parameter]:
         if self.pretraining:
