@@ -236,6 +236,14 @@ def test_the_likelihood_of_unseen_digits_improves(num_hidden):
     assert float(log_p - alone) > 1
 
 
+def test_samples_are_draws_and_a_parzen_row_says_so(tmp_path):
+    method = tiny("BoltzmannMachine", walk_steps=2)
+    evaluator = Evaluator(metrics=["parzen"], num_images=50, out=str(tmp_path / "results.json"))
+    trainer(callbacks=[evaluator]).test(method, datamodule=suited_digits(method), verbose=False)
+    how = evaluator.results.numbers["test/parzen"].protocol.how
+    assert how.startswith("50 samples (draws), 50 test images")
+
+
 @pytest.mark.parametrize(("num_hidden", "row"), [(0, "optimistic"), (6, "estimate")])
 def test_a_score_says_whether_the_energy_is_a_bound(num_hidden, row, monkeypatch, tmp_path):
     method = tiny("BoltzmannMachine", num_hidden=num_hidden)

@@ -86,6 +86,9 @@ class Partition(NamedTuple):
 class Samples(ABC):
     """Draws images."""
 
+    draws_pixels: ClassVar[bool] = False
+    """Whether `sample` draws pixels too, for want of a mean: rows that depend on it say so."""
+
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
         """Images [n, C, H, W] in [0, 1]: the mean after the last random choice of the latent or the chain.

@@ -72,6 +72,7 @@ class BoltzmannMachine(Contrastive, Walks, Normalises, Repairs):
 
     paper = "Ackley, Hinton, Sejnowski. A Learning Algorithm for Boltzmann Machines. Cognitive Science 1985."
     progress = "pseudo_log_prob"
+    draws_pixels = True
     chains: Tensor
 
     def __init__(

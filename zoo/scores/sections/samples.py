@@ -65,9 +65,12 @@ def classes(scene: Scene) -> None:
 def parzen_window(scene: Scene) -> None:
     """Parzen-window log-likelihood of the test images under the samples: for the record."""
     validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test", scene.n)
+    method = scene.method
+    assert isinstance(method, Samples)
+    kind = "draws" if method.draws_pixels else "means"
     how = Protocol(
         f"{scene.image_set}, real",
-        f"{scene.n} samples (means), {scene.n} test images, sigma chosen on {len(validation)} validation "
+        f"{scene.n} samples ({kind}), {scene.n} test images, sigma chosen on {len(validation)} validation "
         "images; certifies smoothness, not quality: can beat the data itself",
         num_images=scene.n,
     )
