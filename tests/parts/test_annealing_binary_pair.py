@@ -68,6 +68,27 @@ def test_log_z0_is_the_sum_of_f_0_with_h_log_2_and_the_base_rates():
     assert pair.log_z0 == pytest.approx(by_hand, abs=1e-9)
 
 
+def test_hidden_units_may_start_at_base_rates_too(monkeypatch):
+    """f_0 has independent units in both layers; with either layer summed out the same log Z is found."""
+    b0 = torch.linspace(-2, 1, 8, dtype=torch.float64)
+    plain = pair_of()
+    pair = BinaryPair(plain.weight, plain.b, plain.c, plain.c0, b0)
+    total = pair.log_density(pair.place(all_states(10)), 0.0).logsumexp(0)
+    assert pair.log_z0 == pytest.approx(float(total), abs=1e-9)
+    assert pair.log_z0 == pytest.approx(float((1 + b0.exp()).log().sum() + (1 + plain.c0.exp()).log().sum()))
+    truth = brute_force(plain)
+    assert pair.log_z() == pytest.approx(truth, abs=1e-9)
+    monkeypatch.setattr(enumeration, "ENUMERABLE", 5)
+    for one in (pair, pair.swapped()):
+        torch.manual_seed(0)
+        assert log_partition(one, 100, 1000, linear).log_z == pytest.approx(truth, abs=0.1)
+    still = BinaryPair(torch.zeros(10, 8).double(), b0, plain.c0, plain.c0, b0)
+    log_w, _ = anneal(still, 5, linear(3))
+    torch.testing.assert_close(log_w, torch.full_like(log_w, still.log_z0), atol=1e-9, rtol=0)
+    with pytest.raises(UsageError, match="hidden_base must have 8 units, got 7"):
+        BinaryPair(plain.weight, plain.b, plain.c, plain.c0, b0[:7])
+
+
 def test_states_are_visited_once_each_in_the_order_of_their_numbers():
     torch.testing.assert_close(settings(torch.arange(32), torch.zeros(5).double()), all_states(5))
 

@@ -108,6 +108,9 @@ class Partition(NamedTuple):
 class Samples(ABC):
     """Draws images."""
 
+    draws_pixels: ClassVar[bool] = False
+    """Whether `sample` draws pixels too, for want of a mean: rows that depend on it say so."""
+
     @abstractmethod
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Images:
         """Images [n, C, H, W] in [0, 1]: the mean after the last random choice of the latent or the chain.
@@ -214,8 +217,8 @@ class Explains(Weighs, Believes):
 class Energies(ABC):
     """Gives images an energy."""
 
-    energy_side: ClassVar[Side] = Side.EXACT
-    """UPPER where the energy is an upper bound in expectation."""
+    energy_side: Side = Side.EXACT
+    """UPPER where the energy is an upper bound in expectation, of all methods of a class or of one."""
 
     temperature: float = 1.0
     """The T of p(x) = exp(-E(x) / T) / Z. A net whose E comes without one, as Hopfield's, has no
@@ -228,6 +231,9 @@ class Energies(ABC):
 
 class Normalises(Energies):
     """Estimates its own normalising constant."""
+
+    partition_steps: ClassVar[int] = 14_500
+    """Intermediate distributions of the annealing behind a score (Salakhutdinov, Murray 2008)."""
 
     @abstractmethod
     def log_partition(self, num_chains: int, num_steps: int) -> Partition:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from zoo.contract.method import Method
 
 METHODS: dict[str, str] = {
+    "BoltzmannMachine": "zoo.methods.energy.boltzmann_machine",
     "DAE": "zoo.methods.autoencoders.dae",
+    "DBM": "zoo.methods.energy.dbm",
     "DBN": "zoo.methods.energy.dbn",
     "Diffusion": "zoo.methods.chains.diffusion",
     "GAN": "zoo.methods.adversarial.gan",

@@ -36,7 +36,13 @@ from zoo.contract import (
     Terms,
 )
 from zoo.errors import at_least, require
-from zoo.methods.energy.shared.contrastive import BURN_IN, Contrastive, Pace, first_weights
+from zoo.methods.energy.shared.contrastive import (
+    BURN_IN,
+    Contrastive,
+    Pace,
+    first_weights,
+    lengthened,
+)
 from zoo.methods.energy.shared.visible import BinaryVisible, GaussianVisible, Visible
 from zoo.parts.distributions.bits import draw_bits
 from zoo.randomness import drawing_from, own_stream
@@ -169,8 +175,7 @@ class RBM(Contrastive, Emits, Normalises, Repairs, Encodes, Decodes, Reconstruct
     @property
     def num_steps(self) -> int:
         """Gibbs steps of the negative chains in this epoch, k."""
-        growth = self.current_epoch // self.lengthen_every if self.lengthen_every else 0
-        return self.gibbs_steps * (1 + growth)
+        return lengthened(self.gibbs_steps, self.current_epoch, self.lengthen_every)
 
     def loss(self, batch: Batch) -> Terms:
         """F at the batch less F where the negative chains are, which the gradient takes as given.

@@ -8,7 +8,6 @@ Departs from the papers: a base rate has 5 % pseudo-counts of either value, so t
 is always on.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -47,28 +46,40 @@ class PairState(NamedTuple):
 
 
 class BinaryPair(Path[PairState]):
-    """Two layers of binary units, exp(vWh + bh + cv), annealed from independent v; h is summed out.
+    """Two layers of binary units, exp(vWh + bh + cv), annealed from independent ones; h is summed out.
 
-    log f_beta(v) = (1 - beta) c0 v + beta c v + sum_j softplus(beta (vW + b)_j).
+    log f_beta(v) = (1 - beta) c0 v + beta c v + sum_j softplus((1 - beta) b0 + beta (vW + b))_j.
 
     Args:
         weight: W, [D, H].
         hidden_bias: b, [H].
         visible_bias: c, [D].
         base: c0, [D]: logits of the start, such as `base_rates`.
+        hidden_base: b0, [H]: those of h; by default 0.
 
     Raises:
         UsageError: If the biases do not fit the weight.
     """
 
-    def __init__(self, weight: Tensor, hidden_bias: Tensor, visible_bias: Tensor, base: Tensor) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        hidden_bias: Tensor,
+        visible_bias: Tensor,
+        base: Tensor,
+        hidden_base: Tensor | None = None,
+    ) -> None:
         sizes = (len(visible_bias), len(hidden_bias))
         require(tuple(weight.shape) == sizes, f"weight must be {sizes}, got {tuple(weight.shape)}")
         require(len(base) == sizes[0], f"base must have {sizes[0]} units, got {len(base)}")
-        self.weight, self.b, self.c, self.c0 = (
-            value.detach() for value in (weight, hidden_bias, visible_bias, base)
+        hidden_base = torch.zeros_like(hidden_bias) if hidden_base is None else hidden_base
+        require(
+            len(hidden_base) == sizes[1], f"hidden_base must have {sizes[1]} units, got {len(hidden_base)}"
         )
-        self.log_z0 = sizes[1] * math.log(2) + float(softplus(self.c0.double()).sum())
+        self.weight, self.b, self.c, self.c0, self.b0 = (
+            value.detach() for value in (weight, hidden_bias, visible_bias, base, hidden_base)
+        )
+        self.log_z0 = float(softplus(self.c0.double()).sum() + softplus(self.b0.double()).sum())
 
     def place(self, v: Units) -> PairState:
         """Chains at visible states [M, D]."""
@@ -81,19 +92,19 @@ class BinaryPair(Path[PairState]):
 
     def log_density(self, state: PairState, beta: float) -> Tensor:
         """The value of log f_beta(v), [M]; at beta = 1 minus the free energy."""
-        hidden = softplus(beta * state.drive).sum(1, dtype=torch.float64)
+        hidden = softplus((1 - beta) * self.b0 + beta * state.drive).sum(1, dtype=torch.float64)
         return (1 - beta) * state.base + beta * state.bias + hidden
 
     def transition(self, state: PairState, beta: float) -> PairState:
         """Draw h given v, then v given h."""
-        h = draw_bits(beta * state.drive)
+        h = draw_bits((1 - beta) * self.b0 + beta * state.drive)
         return self.place(
             draw_bits(torch.addmm((1 - beta) * self.c0 + beta * self.c, h, self.weight.T, alpha=beta))
         )
 
     def swapped(self) -> "BinaryPair":
-        """The same model with its layers exchanged; its chains start at one half."""
-        return BinaryPair(self.weight.T, self.c, self.b, torch.zeros_like(self.b))
+        """The same model with its layers exchanged: v is summed out."""
+        return BinaryPair(self.weight.T, self.c, self.b, self.b0, self.c0)
 
     def smaller(self) -> "BinaryPair":
         """The model with its smaller layer as v."""
@@ -105,7 +116,7 @@ class BinaryPair(Path[PairState]):
         Raises:
             UsageError: If there are more than 20 units in v.
         """
-        exact = BinaryPair(self.weight.double(), self.b.double(), self.c.double(), self.c0.double())
+        exact = BinaryPair(*(value.double() for value in (self.weight, self.b, self.c, self.c0, self.b0)))
         width = max(self.weight.shape)
         return enumerated(lambda v: exact.log_density(exact.place(v), 1.0), exact.c, width)
 

@@ -16,6 +16,11 @@ def draw_bits(logits: Tensor) -> Tensor:
     return (torch.rand_like(logits) < logits.sigmoid()).to(logits)
 
 
+def entropy(means: Tensor) -> Tensor:
+    """Entropy in nats of independent bits [..., D] of these means: [...]."""
+    return Bernoulli(means, validate_args=False).entropy().sum(-1)
+
+
 class _LogProb(torch.autograd.Function):
     """The value of x l - log(1 + e^l) of logits l; its gradient, x - sigmoid(l), keeps nothing but both."""
 

@@ -18,7 +18,7 @@ LOW_ESS = 10.0
 LOOSE_SHARE = 0.1
 """Share of images with a low effective sample size above which the bound is called loose."""
 AIS_IMAGES, AIS_CHAINS, AIS_STEPS = 100, 16, 1000
-PARTITION_CHAINS, PARTITION_STEPS = 100, 14_500
+PARTITION_CHAINS = 100
 
 
 def log_prob(scene: Scene) -> None:
@@ -86,9 +86,9 @@ def partition(scene: Scene) -> None:
     method = scene.method
     assert isinstance(method, Normalises)
     with scene.stream("partition"):
-        verdict = judged(method.log_partition, PARTITION_CHAINS, PARTITION_STEPS)
+        verdict = judged(method.log_partition, PARTITION_CHAINS, method.partition_steps)
         if verdict.refusal is not None:
-            verdict = judged(method.log_partition, PARTITION_CHAINS, SHORTER * PARTITION_STEPS)
+            verdict = judged(method.log_partition, PARTITION_CHAINS, SHORTER * method.partition_steps)
     z = verdict.partition
     exact = z.num_steps == 0
     require(verdict.refusal is None, verdict.refusal or "")

@@ -71,9 +71,12 @@ def parzen_window(scene: Scene) -> None:
     """Parzen-window log-likelihood of the test images under the samples: for the record."""
     validation, test = scene.real("val", PARZEN_VALIDATION), scene.real("test")
     chosen_on = part_of(len(validation), len(scene.data.images("val")))
+    method = scene.method
+    assert isinstance(method, Samples)
+    kind = "draws" if method.draws_pixels else "means"
     how = Protocol(
         f"{scene.image_set}, real",
-        f"{scene.n} samples (means), {len(test)} test images, sigma chosen on {chosen_on} validation "
+        f"{scene.n} samples ({kind}), {len(test)} test images, sigma chosen on {chosen_on} validation "
         "images; certifies smoothness, not quality: can beat the data itself",
         num_images=scene.n,
     )

@@ -25,6 +25,11 @@ def first_weights(dim: int, num_hidden: int) -> nn.Parameter:
     return nn.Parameter(FIRST_WEIGHTS * torch.randn(dim, num_hidden))
 
 
+def lengthened(num_steps: int, epoch: int, every: int) -> int:
+    """Gibbs steps of an epoch that are one more time `num_steps` every so many epochs; 0 is never."""
+    return num_steps * (1 + (epoch // every if every else 0))
+
+
 class Pace(NamedTuple):
     """The settings of a descent whose step size and momentum change by epoch."""
 
