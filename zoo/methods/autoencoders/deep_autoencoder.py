@@ -137,9 +137,7 @@ class DeepAutoencoder(Descent, Encodes, Decodes, Reconstructs):
             m = linear(h, rbm.weight.T, rbm.visible_bias).float()
         data, model = self.free_energy(rbm, v), self.free_energy(rbm, m.sigmoid())
         decay = 0.5 * self.weight_decay * rbm.weight.square().sum()
-        distortion = -bernoulli(m, 1).log_prob(v)
-        terms = {"energy_data": data, "energy_model": model, "distortion": distortion}
-        return {"loss": data - model + decay, **terms}
+        return {"loss": data - model + decay, "energy_data": data, "energy_model": model}
 
     def free_energy(self, rbm: TwoWay, v: Tensor) -> Tensor:
         """F(v) of an RBM, its bits or Gaussian units of variance 1 summed out, [B]."""
