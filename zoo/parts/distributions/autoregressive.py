@@ -24,11 +24,15 @@ class InTurn(Distribution, ABC):
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
-    support = constraints.independent(constraints.boolean, 1)
 
     def __init__(self, drive: Tensor) -> None:
         self.drive = drive
         super().__init__(drive.shape[:-1], drive.shape[-1:], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Zeros and ones."""
+        return constraints.independent(constraints.boolean, 1)
 
     @abstractmethod
     def logits(self, bits: Tensor) -> Tensor:
