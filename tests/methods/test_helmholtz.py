@@ -11,12 +11,13 @@ from zoo.parts.estimators import importance_bound
 from zoo.scores.evaluation import Evaluator
 
 TINY = {
-    "hidden_dims": (5, 4),
+    "hidden_dims": (8, 4),
     "algorithm": "reweighted",
     "num_samples": 3,
     "dreams": 0.5,
     "recognition": "nade",
     "nade_dim": 3,
+    "lr": 0.02,
 }
 
 SHAPE = (1, 2, 3)

@@ -23,7 +23,7 @@ from zoo.parts.networks.dense import TwoWay
 from zoo.parts.optimizers import adam
 from zoo.parts.schedules import cosine, phase
 
-FIRST_WEIGHTS = 0.1
+RBM_WEIGHTS = 0.1
 """Standard deviation of the RBMs' weights at the start."""
 
 
@@ -87,7 +87,7 @@ class DeepAutoencoder(Descent, Encodes, Decodes, Reconstructs):
         self.lr, self.lr_final = lr, lr_final
         if init == "rbm":
             for layer in self.layers:
-                nn.init.normal_(layer.weight, std=FIRST_WEIGHTS)
+                nn.init.normal_(layer.weight, std=RBM_WEIGHTS)
                 self.unroll(layer)
 
     @property

@@ -46,7 +46,7 @@ from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from, own_stream
 
 FIRST_BIAS = -1.0
-DRAWS_FOR_MEANS = 200
+DRAWS_OF_POSTERIOR = 200
 """Draws of the layers below over which a layer's posterior mean is averaged."""
 DRAWS_OF_PRIOR = 10_000
 """Draws from which the variances of the units under the prior are estimated."""
@@ -223,7 +223,7 @@ class Helmholtz(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
 
     @torch.no_grad()
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
-        h, means, draws = x.flatten(1), [], torch.Size((DRAWS_FOR_MEANS,))
+        h, means, draws = x.flatten(1), [], torch.Size((DRAWS_OF_POSTERIOR,))
         for head in self.recognition:
             q = head(h)
             h, draws = q.sample(draws), torch.Size()
