@@ -22,8 +22,8 @@ train and score, configured by YAML:
 
 at hand:
   sample    draw images from a saved model:      zoo sample runs/vae-digits/version_0/model --n 64
-  repair, interpolate, traverse, nearest
-            fill in hidden pixels, walk through codes, find the training images behind samples
+  repair, interpolate, traverse, nearest, map
+            fill in hidden pixels, walk through codes, find the training images behind samples, map codes
   score     score saved models from their weights: zoo score runs/vae-digits/version_0/model --metrics fid kid
   reproduce train and score recipes, collect them in checkpoints/
   leaderboard  checkpoints and runs ranked by protocol, in the terminal or as a page

@@ -1,7 +1,7 @@
 """What can be done with a method beyond sampling it, as functions of its capabilities.
 
-`interpolate` and `traverse` walk through codes, `nearest` looks for the training images behind samples, and
-`mask` says which pixels `repair` is told.
+`interpolate` and `traverse` walk through codes, `plane` maps them, `nearest` looks for the training images
+behind samples, and `mask` says which pixels `repair` is told.
 """
 
 from typing import Any, Literal, get_args
@@ -83,6 +83,33 @@ def traverse(method: Any, x: Tensor, directions: int, steps: int, span: float = 
     walks = (deviations[:directions, None] * axes[:directions]).to(z)
     codes = mean + places[:, None] * walks[:, None]
     return method.decode(codes.flatten(0, 1)).unflatten(0, (directions, steps))
+
+
+@torch.no_grad()
+def plane(method: Any, x: Tensor) -> Tensor:
+    """Where images lie in a plane: their codes, if these have two dimensions, else along two directions.
+
+    The directions are those in which the codes vary most, principal components about their mean.
+
+    Args:
+        method: Encodes.
+        x: Images [N, C, H, W].
+
+    Returns:
+        Points [N, 2].
+
+    Raises:
+        UsageError: If the method has no codes, codes of one dimension, or there are fewer than three images.
+    """
+    if not isinstance(method, Encodes):
+        raise UsageError(f"{type(method).__name__} has no codes")
+    require(len(x) > 2, f"n must be at least 3, got {len(x)}")
+    z = torch.cat([method.encode(part) for part in x.split(ROWS_AT_ONCE)])
+    require(z.shape[1] > 1, f"codes must have at least two dimensions for a map, got {z.shape[1]}")
+    if z.shape[1] == 2:
+        return z
+    centred = (z - z.mean(0)).double()
+    return (centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T).to(z)
 
 
 @torch.no_grad()

@@ -185,6 +185,35 @@ def nearest(
     sys.stdout.write("distances: " + " ".join(f"{distance:.2f}" for distance in distances.tolist()) + "\n")
 
 
+def map_(
+    model: str,
+    n: int = 2000,
+    out: str = "map.png",
+    revision: str | None = None,
+    code: str | None = None,
+) -> None:
+    """Show test images as points in the plane of their codes, coloured by label.
+
+    Args:
+        model: A slug (`deep-autoencoder-2d-mnist`), a folder (`.../model`), or `owner/name` on the Hub.
+        n: How many images.
+        out: The PNG to write.
+        revision: Branch, tag or commit on the Hub.
+        code: Class of a method of your own, such as `mypackage.mymethod.MyMethod`; it is imported.
+    """
+    from zoo.files import atomic
+    from zoo.pictures.plots import scatter
+    from zoo.pictures.walks import plane
+
+    method, data = _loaded(model, revision, out, n, code)
+    images = data.split("test")
+    points, labels = plane(method, images.x[:n]), images.y[:n]
+    names = [str(label) for label in range(int(images.y.max()) + 1)]
+    with atomic(out) as temporary:
+        scatter(points, labels, data.facts.classes or names).save(temporary, format="PNG")
+    sys.stdout.write(f"{len(points)} points: {out}\n")
+
+
 def _loaded(model: str, revision: str | None, out: str, n: int, code: str | None) -> tuple[Any, Any]:
     require(out.endswith(".png"), f"out must end in .png, got {out!r}")
     require(n >= 1, f"n must be at least 1, got {n}")
