@@ -108,7 +108,7 @@ class Partition(NamedTuple):
 class Samples(ABC):
     """Draws images."""
 
-    draws_pixels: ClassVar[bool] = False
+    draws_pixels: bool = False
     """Whether `sample` draws pixels too, for want of a mean: rows that depend on it say so."""
 
     @abstractmethod
