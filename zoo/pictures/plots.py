@@ -7,8 +7,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-WIDTH, HEIGHT = 1000, 700
-LEFT, RIGHT, TOP, BOTTOM = 70, 220, 20, 60
+WIDTH, HEIGHT = 1040, 700
+LEFT, RIGHT, TOP, BOTTOM = 70, 260, 20, 60
 MARGIN = 0.03
 """Share of the frame that stays empty on each side of the points."""
 TICKS = 5
