@@ -17,6 +17,7 @@ METHODS: dict[str, str] = {
     "Diffusion": "zoo.methods.chains.diffusion",
     "GAN": "zoo.methods.adversarial.gan",
     "GLO": "zoo.methods.autoencoders.glo",
+    "Hopfield": "zoo.methods.energy.hopfield",
     "IWAE": "zoo.methods.variational.iwae",
     "LabelDBN": "zoo.methods.energy.label_dbn",
     "PCA": "zoo.methods.autoencoders.pca",
