@@ -21,6 +21,7 @@ METHODS: dict[str, str] = {
     "GAN": "zoo.methods.adversarial.gan",
     "GLO": "zoo.methods.autoencoders.glo",
     "Helmholtz": "zoo.methods.energy.helmholtz",
+    "Hopfield": "zoo.methods.energy.hopfield",
     "IWAE": "zoo.methods.variational.iwae",
     "LabelDBN": "zoo.methods.energy.label_dbn",
     "LogisticPCA": "zoo.methods.autoencoders.logistic_pca",
