@@ -50,7 +50,7 @@ DRAWS, SEEDS = "draws.safetensors", "seeds.json"
 TRAINING_OF_RUN = "config.yaml"
 FEWEST_SEEDS = 2
 """Below which there is no spread."""
-MAX_BYTES = 6_000_000
+MAX_BYTES = 12_000_000
 """Most bytes of published weights."""
 NUM_DRAWS, DRAW_SEED = 8, 0
 SAME_PIXEL, SAME_SHARE = 1e-3, 0.98
