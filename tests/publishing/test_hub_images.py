@@ -99,7 +99,7 @@ def test_a_data_set_is_read_at_its_commit_as_it_is_now_and_as_it_was_last_seen(t
     assert after[-1] != cached
     assert pinned[0] == protocol
     assert listed == ["name must choose a configuration of me/several: large, small"]
-    assert small[0].startswith("me/several 1x4x4 11/0/1 (held out by content, seed 0), small, commit ")
+    assert small[0].startswith("me/several 1x4x4 10/0/2 (held out by content, seed 0), small, commit ")
     assert folder[0] == f"me/files 1x4x4 4/0/4, commit {commit[:8]}, transparency on white, real"
     assert nothing[0].startswith("me/nothing is not under ZOO_DATA (not set) and cannot be read from the Hub")
     assert unreachable == folder
