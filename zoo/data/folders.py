@@ -137,7 +137,7 @@ class FolderSource(PictureSource):
         )
 
     def _pictures(self, left_out: Counter[str]) -> list[Picture]:
-        """Training pictures first, then those that validate and those of the test; counts what is left out."""
+        """Training pictures first, then those that validate or test; counts what is left out."""
         files = self._files(left_out)
         own = own_splits({parts[0] for parts in files if len(parts) > 1})
         pictures = []
