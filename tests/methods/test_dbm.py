@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 
 from zoo import from_pretrained
 from zoo.contract.batch import Batch
-from zoo.contract.capabilities import Side
+from zoo.contract.capabilities import Partition, Side
 from zoo.contract.saved import save_pretrained
 from zoo.errors import UsageError
 from zoo.methods.energy.dbm import DBM, SCORING_STEPS
@@ -221,8 +221,10 @@ def test_annealing_comes_within_a_tenth_of_the_truth(hidden_dims, monkeypatch):
         method.machine.pixels.mean.fill_(mean)
         pair = method.machine.pair()
         torch.testing.assert_close(pair.b0[:D], base_rates(method.machine.pixels.mean))
-        hidden = sum(hidden_dims) * math.log(2)
-        assert pair.log_z0 == pytest.approx(hidden + float(softplus(pair.b0[:D]).sum()), abs=1e-6)
+        means = method.machine.mean_field(method.machine.pixels.mean[None], SCORING_STEPS)
+        torch.testing.assert_close(pair.c0, base_rates(torch.cat(means[1::2], 1)))
+        torch.testing.assert_close(pair.b0[D:], base_rates(torch.cat(means[2::2], 1)))
+        assert pair.log_z0 == pytest.approx(float(softplus(torch.cat((pair.b0, pair.c0))).sum()), abs=1e-6)
         torch.manual_seed(0)
         found = log_partition(pair, 100, 1000, linear)
         assert found.num_steps == 1000
@@ -386,6 +388,17 @@ def test_a_score_takes_the_papers_distributions_and_few_effective_chains_stop_it
     else:
         how = evaluator.results.numbers["test/log_prob_estimate"].protocol.how
         assert "AIS, 100 chains, 24 distributions, a bound on the energy" in how
+
+
+def test_a_log_z_that_makes_images_likelier_than_certain_is_refused(tmp_path, monkeypatch):
+    """Chains that all miss the mass of the model agree with one another: their effective number is high."""
+    method = tiny("DBM", **TINY)
+    low = Partition(-1e4, 0.01, -1e4, -1e4, 90.0, 20_000, 0.1)
+    monkeypatch.setattr(method, "log_partition", lambda chains, steps: low)
+    evaluator = Evaluator(metrics=["partition"], out=str(tmp_path / "results.json"))
+    trainer(callbacks=[evaluator]).test(method, datamodule=suited_digits(method), verbose=False)
+    assert "the mean of log p(x) must be at most 0 nats" in evaluator.results.skipped["partition"]
+    assert not evaluator.results.numbers
 
 
 @pytest.mark.parametrize("hidden_dims", [(12, 10), (8, 8, 4)])

@@ -92,6 +92,9 @@ def partition(scene: Scene) -> None:
     z = verdict.partition
     exact = z.num_steps == 0
     require(verdict.refusal is None, verdict.refusal or "")
+    mean, error = mean_and_error(-scene.per_image["energy"] - z.log_z)
+    impossible = scene.data.pixels == "binary" and mean > 0
+    require(not impossible, f"the mean of log p(x) must be at most 0 nats, got {mean:.1f}: log Z is too low")
     if verdict.rerun:
         scene.warnings.append(f"log Z may be low: anneal four times as long; {verdict.rerun}")
     how = "log Z by enumeration" if exact else f"AIS, {PARTITION_CHAINS} chains, {z.num_steps} distributions"
@@ -102,7 +105,6 @@ def partition(scene: Scene) -> None:
     if not exact:
         scene.put("partition_ess", z.ess, alone, of=PARTITION_CHAINS)
         scene.put("partition_spread", z.spread, alone)
-    mean, error = mean_and_error(-scene.per_image["energy"] - z.log_z)
     n = len(scene.per_image["energy"])
     how += ", a bound on the energy" if method.energy_side is not Side.EXACT else ""
     side = method.energy_side.plus(side_of_z).opposite

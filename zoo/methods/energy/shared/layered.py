@@ -19,6 +19,8 @@ from zoo.parts.distributions.bits import draw_bits, entropy
 
 TOLERANCE = 1e-4
 """Mean change of the means at which mean field has converged."""
+STARTING_STEPS = 100
+"""Rounds of mean field at most to where annealing starts."""
 Layers = list[Tensor]
 """Units of all layers, from the pixels up, each [B, units]."""
 
@@ -185,8 +187,12 @@ class LayeredMachine(nn.Module):
 
     @torch.no_grad()
     def pair(self) -> BinaryPair:
-        """The layers of odd number, annealed from one half, and those of even number, which it sums out."""
-        biases = self.biases
+        """The layers of odd number, annealed from independent units, and those of even number, summed out.
+
+        The units start with the mean field of the mean image: from hidden units of one half all chains end
+        in a mode that has next to no mass.
+        """
+        biases, starts = self.biases, self.mean_field(self.pixels.mean[None], STARTING_STEPS)
         sizes = [[len(bias) for bias in biases[parity::2]] for parity in (1, 0)]
         weight = biases[0].new_zeros(sum(sizes[0]), sum(sizes[1]))
         blocks = [rows.split(sizes[1], 1) for rows in weight.split(sizes[0])]
@@ -194,6 +200,5 @@ class LayeredMachine(nn.Module):
             odd, even = (i // 2, i // 2 + i % 2)
             blocks[odd][even].copy_(level.weight if i % 2 else level.weight.T)
         odd, even = (torch.cat(biases[parity::2]) for parity in (1, 0))
-        base = torch.zeros_like(even)
-        base[: self.pixels.dim] = base_rates(self.pixels.mean)
-        return BinaryPair(weight, even, odd, torch.zeros_like(odd), base)
+        odd_base, even_base = (base_rates(torch.cat(starts[parity::2], 1)) for parity in (1, 0))
+        return BinaryPair(weight, even, odd, odd_base, even_base)
