@@ -213,17 +213,18 @@ def test_annealing_comes_within_a_tenth_of_the_truth(hidden_dims, monkeypatch):
     exact = method.log_partition(2, 1)
     assert exact.num_steps == 0
     assert exact.log_z == pytest.approx(truth, abs=1e-9)
-    pair = method.machine.pair()
+    pair = method.machine.pair(method.particles)
     assert len(pair.c) == sum(hidden_dims[::2])
     assert len(pair.b) == D + sum(hidden_dims[1::2])
     monkeypatch.setattr(enumeration, "ENUMERABLE", 2)
     for mean in (0.5, 0.1):
         method.machine.pixels.mean.fill_(mean)
-        pair = method.machine.pair()
+        pair = method.machine.pair(method.particles)
         torch.testing.assert_close(pair.b0[:D], base_rates(method.machine.pixels.mean))
-        means = method.machine.mean_field(method.machine.pixels.mean[None], SCORING_STEPS)
-        torch.testing.assert_close(pair.c0, base_rates(torch.cat(means[1::2], 1)))
-        torch.testing.assert_close(pair.b0[D:], base_rates(torch.cat(means[2::2], 1)))
+        layers = method.machine.parted(method.particles)
+        above = [method.machine.drive(layers, i).sigmoid() for i in range(1, len(layers), 2)]
+        torch.testing.assert_close(pair.c0, base_rates(torch.cat(above, 1).mean(0)))
+        torch.testing.assert_close(pair.b0[D:], base_rates(method.particles[:, D:].mean(0)))
         assert pair.log_z0 == pytest.approx(float(softplus(torch.cat((pair.b0, pair.c0))).sum()), abs=1e-6)
         torch.manual_seed(0)
         found = log_partition(pair, 100, 1000, linear)

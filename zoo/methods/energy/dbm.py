@@ -4,8 +4,9 @@ In full: An Efficient Learning Procedure for Deep Boltzmann Machines. Neural Com
 doi:10.1162/NECO_a_00311. Settings: the released code of 2009.
 
 Departs from the paper: the layers of odd number are summed out of the model's side of the gradient; mean
-field starts from one pass upwards with the biases of the whole machine; no label units and no target of
-sparsity, which the released code has for classification.
+field starts from one pass upwards with the biases of the whole machine; annealing starts from hidden units
+with the means of the particles, not one half; no label units and no target of sparsity, which the released
+code has for classification.
 """
 
 from collections.abc import Iterator, Sequence
@@ -187,7 +188,7 @@ class DBM(Layerwise, Emits, Normalises, Repairs, Encodes, Reconstructs):
         return -self.machine.bound(self.machine.mean_field(x.flatten(1), SCORING_STEPS))
 
     def log_partition(self, num_chains: int, num_steps: int) -> Partition:
-        return log_partition(self.machine.pair(), num_chains, num_steps, linear)
+        return log_partition(self.machine.pair(self.particles), num_chains, num_steps, linear)
 
     def emit(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Independent]:
         at_least(1, n=n)

@@ -19,8 +19,6 @@ from zoo.parts.distributions.bits import draw_bits, entropy
 
 TOLERANCE = 1e-4
 """Mean change of the means at which mean field has converged."""
-STARTING_STEPS = 100
-"""Rounds of mean field at most to where annealing starts."""
 Layers = list[Tensor]
 """Units of all layers, from the pixels up, each [B, units]."""
 
@@ -186,13 +184,20 @@ class LayeredMachine(nn.Module):
         return self.pixels.emission(self.drive(layers, 0))
 
     @torch.no_grad()
-    def pair(self) -> BinaryPair:
+    def pair(self, particles: Tensor) -> BinaryPair:
         """The layers of odd number, annealed from independent units, and those of even number, summed out.
 
-        The units start with the mean field of the mean image: from hidden units of one half all chains end
-        in a mode that has next to no mass.
+        Pixels start with the means of training images, hidden units with those of the model. From hidden
+        units of one half all chains may end in a mode that has next to no mass, and agree.
+
+        Args:
+            particles: Draws from the model, `joined`, [M, ...].
         """
-        biases, starts = self.biases, self.mean_field(self.pixels.mean[None], STARTING_STEPS)
+        biases, layers = self.biases, self.parted(particles)
+        odd_layers = [self.drive(layers, i).sigmoid() for i in range(1, len(layers), 2)]
+        odd_base = base_rates(torch.cat(odd_layers, 1).mean(0))
+        hidden = particles[:, self.pixels.dim :].mean(0)
+        even_base = torch.cat((base_rates(self.pixels.mean), base_rates(hidden)))
         sizes = [[len(bias) for bias in biases[parity::2]] for parity in (1, 0)]
         weight = biases[0].new_zeros(sum(sizes[0]), sum(sizes[1]))
         blocks = [rows.split(sizes[1], 1) for rows in weight.split(sizes[0])]
@@ -200,5 +205,4 @@ class LayeredMachine(nn.Module):
             odd, even = (i // 2, i // 2 + i % 2)
             blocks[odd][even].copy_(level.weight if i % 2 else level.weight.T)
         odd, even = (torch.cat(biases[parity::2]) for parity in (1, 0))
-        odd_base, even_base = (base_rates(torch.cat(starts[parity::2], 1)) for parity in (1, 0))
         return BinaryPair(weight, even, odd, odd_base, even_base)
