@@ -149,6 +149,6 @@ def test_a_folder_of_pictures_trains_with_only_a_yaml(zoo_here, tmp_path):
     zoo_here("fit", "--config", "photos.yaml", cwd=tmp_path, check=True)
     folder = tmp_path / "runs/photos/version_0"
     results = Results.read(folder / "results.json")
-    assert re.match(r"own:photos@[0-9a-f]{8} 3x16x16 49/5/6 ", results.data["protocol"])
+    assert re.match(r"own:photos@[0-9a-f]{8} 3x16x16 49/9/2 ", results.data["protocol"])
     assert results.numbers["test/bits_per_dim"].value > 0
     assert zoo.from_pretrained(folder / "model").sample(2).shape == (2, 3, 16, 16)

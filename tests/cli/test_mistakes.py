@@ -56,6 +56,15 @@ MISTAKES = {
         [*FIT, "--trainer.accelerator=tpu"],
         "the trainer cannot be set up: ",
     ),
+    "half precision of all": (
+        [*FIT, "--trainer.precision=bf16-true"],
+        "trainer.precision must be 32-true, 16-mixed or bf16-mixed, got bf16-true",
+    ),
+    "barebones": ([*FIT, "--trainer.barebones=true"], "the trainer cannot be set up: "),
+    "no TensorBoard": (
+        [*FIT, "--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=t"],
+        "Neither `tensorboard` nor `tensorboardX` is available",
+    ),
     "wrong precision": ([*FIT, "--trainer.precision=17"], "Given value: 17"),
     "score without weights": (["test", "--config", RECIPE], "test needs --ckpt_path FILE, last or best"),
     "checkpoint missing": (

@@ -165,7 +165,7 @@ def test_a_method_that_normalises_by_the_batch_is_scored_on_any_number(tmp_path)
 def test_more_processes_than_batches_are_refused_before_any_starts(zoo_here, folder_of, tmp_path):
     two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
     result = zoo_here(*FIT_VAE, f"--data.path={folder_of(150)}", *two, cwd=tmp_path)
-    line = "the val split must give every process a batch of 100 images, got 13 images for 2 processes\n"
+    line = "the val split must give every process a batch of 100 images, got 15 images for 2 processes\n"
     assert result.returncode == 2
     assert result.stderr.endswith(line)
     assert not list(tmp_path.glob("runs/*/*"))

@@ -362,6 +362,8 @@ def test_em_keeps_no_matrix_of_pixels_by_pixels():
 class Fixed(ImageData):
     """Digits, dithered once and for all: what every pass sees is the same."""
 
+    facts = Digits.facts
+
     def __init__(self, **options) -> None:
         super().__init__(binarize="none", dequantize=True, **options)
 

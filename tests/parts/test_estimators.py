@@ -166,7 +166,7 @@ def test_importance_bound_gives_one_row_per_image_in_order(num_images):
 
 @pytest.mark.parametrize("chunk", [1, 7, 500])
 def test_importance_bound_in_chunks_agrees_with_the_direct_logsumexp(chunk, monkeypatch):
-    monkeypatch.setattr(estimators, "IMAGES_AT_ONCE", 16)
+    monkeypatch.setattr(estimators, "IMAGES_WEIGHED_AT_ONCE", 16)
     monkeypatch.setattr(estimators, "PIXELS_IN_CACHE", chunk * 16 * 4)
     table = 5 * torch.randn(500, 32) - 90
     used = Counter()

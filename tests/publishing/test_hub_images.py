@@ -93,14 +93,14 @@ def test_a_data_set_is_read_at_its_commit_as_it_is_now_and_as_it_was_last_seen(t
     assert before == again
     assert (of_shapes, of_files) == (["cat", "dog"], ["a", "b"])
     protocol, cached = before
-    sentence = "shapes 1x4x4 {}/0/{} (seeded hold-out, seed 0), commit {}, transparency on white, real"
-    assert protocol == sentence.format(9, 1, first[:8])
-    assert after[0] == sentence.format(18, 2, second[:8])
+    sentence = "me/shapes 1x4x4 {}/0/{} (held out by content, seed 0), commit {}, transparency on white, real"
+    assert protocol == sentence.format(8, 2, first[:8])
+    assert after[0] == sentence.format(17, 3, second[:8])
     assert after[-1] != cached
     assert pinned[0] == protocol
     assert listed == ["name must choose a configuration of me/several: large, small"]
-    assert small[0].startswith("several 1x4x4 11/0/1 (seeded hold-out, seed 0), small, commit ")
-    assert folder[0] == f"files 1x4x4 4/0/4, commit {commit[:8]}, transparency on white, real"
+    assert small[0].startswith("me/several 1x4x4 10/0/2 (held out by content, seed 0), small, commit ")
+    assert folder[0] == f"me/files 1x4x4 4/0/4, commit {commit[:8]}, transparency on white, real"
     assert nothing[0].startswith("me/nothing is not under ZOO_DATA (not set) and cannot be read from the Hub")
     assert unreachable == folder
     assert f"me/files: the Hub cannot be asked (RemoteProtocolError), read as of commit {commit[:8]}" in said

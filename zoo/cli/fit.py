@@ -45,6 +45,8 @@ from zoo.training.runs import (
     wandb_id,
 )
 
+WHOLLY_OTHER = ("16-true", "bf16-true", "64-true", "64", 64, "transformer-engine")
+"""Precisions of weights that pixels, which are float32, do not have."""
 KEPT = "run"
 """Where a checkpoint has what a resumed run is held to."""
 
@@ -87,7 +89,12 @@ def run(argv: list[str]) -> None:
     except MisconfigurationException as error:
         raise UsageError(str(error)) from error
     except ValueError as error:  # jsonargparse buries a constructor's own line
-        raise (error.__cause__ if isinstance(error.__cause__, UsageError) else error) from None
+        cause = error
+        while cause.__cause__ is not None and not isinstance(cause, (UsageError, ModuleNotFoundError)):
+            cause = cause.__cause__
+        if isinstance(cause, ModuleNotFoundError):  # a logger or a plugin that is not installed
+            raise UsageError(str(cause)) from None
+        raise (cause if isinstance(cause, UsageError) else error) from None
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # its threads may abort a process that ends without this
 
@@ -183,6 +190,8 @@ class ZooCLI(LightningCLI):
     """Where this fit keeps its files; None where it keeps none."""
     _kept: dict[str, Any] = {}
     """What the checkpoint says of the run that this fit goes on with."""
+    _of_wandb: tuple[type[Exception], ...] = ()
+    """What W&B raises against a key, a name or a network."""
     _new = False
     """Whether this fit made its folder."""
 
@@ -257,6 +266,10 @@ class ZooCLI(LightningCLI):
         """Build the trainer around the folder of this run."""
         config = self.config_init[str(self.subcommand)]
         callbacks = _listed(config.trainer.callbacks)
+        require(
+            config.trainer.precision not in WHOLLY_OTHER,
+            f"trainer.precision must be 32-true, 16-mixed or bf16-mixed, got {config.trainer.precision}",
+        )
         settings: dict[str, Any] = {"plugins": [*_listed(config.trainer.plugins), AtomicCheckpoints()]}
         bar = config.trainer.enable_progress_bar is not False and sys.stdout.isatty()
         settings["enable_progress_bar"] = bar
@@ -285,7 +298,10 @@ class ZooCLI(LightningCLI):
         try:
             settings["logger"] = self._loggers(config)
             trainer = super().instantiate_trainer(**settings, callbacks=callbacks, **kwargs)
-        except (ModuleNotFoundError, MisconfigurationException) as error:
+        except UsageError:
+            self._remove_empty_run()
+            raise
+        except (ModuleNotFoundError, MisconfigurationException, RuntimeError, ValueError) as error:
             self._remove_empty_run()
             raise UsageError(f"the trainer cannot be set up: {error}") from error
         before = self._kept.get("num_processes", trainer.world_size)
@@ -315,6 +331,9 @@ class ZooCLI(LightningCLI):
             return []
         loggers: list[Logger] = [RunLog(folder), *([] if asked in (None, True) else _listed(asked))]
         if config.wandb:
+            import wandb
+
+            self._of_wandb = (wandb.Error,)
             project = config.wandb if isinstance(config.wandb, str) else "zoo"
             name = f"{folder.parent.name}-{folder.name}"
             loggers.append(WandbLogger(project=project, name=name, save_dir=str(folder), id=wandb_id(folder)))
@@ -388,6 +407,9 @@ class ZooCLI(LightningCLI):
         except UsageError:
             self._remove_empty_run()
             raise
+        except self._of_wandb as error:
+            self._remove_empty_run()
+            raise UsageError(f"W&B: {error}") from error
         except SystemExit:  # Lightning's answer to Ctrl-C
             if self.folder and (self.folder / LAST).is_file() and self.trainer.is_global_zero:
                 sys.stderr.write(f"zoo: interrupted; go on with --ckpt_path {self.folder / LAST}\n")

@@ -32,10 +32,13 @@ class Picture(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a folder holds."""
+    """What a folder holds, without the names of its files: there may be many."""
 
-    pictures: list[Picture]
-    """Training pictures first, then those that validate, then those of the test."""
+    fingerprint: str
+    count: int
+    classes: tuple[str, ...]
+    endings: set[str]
+    """Of the pictures, in lower case."""
     left_out: Counter[str]
     """How many files are not read, by what they are."""
 
@@ -114,6 +117,27 @@ class FolderSource(PictureSource):
             UsageError: If there is nothing to read.
         """
         left_out: Counter[str] = Counter()
+        pictures = self._pictures(left_out)
+        unread = ", ".join(f"{n} {what}" for what, n in sorted(left_out.items()))
+        if not pictures:
+            beside = f", but {unread}" if unread else ""
+            raise UsageError(f"path must hold images (.png, .jpg, ...), found none in {self.path!r}{beside}")
+        loose = sum(picture.label is None for picture in pictures)
+        remarks = [f"not read: {unread}"] if unread else []
+        if loose < len(pictures) and loose:
+            remarks.append(f"without a label, beside the folders of the labels: {loose}")
+        if remarks:
+            log.warning("%s: %d pictures read; %s", self.path, len(pictures), "; ".join(remarks))
+        return Found(
+            fingerprint(Path(self.path), [picture.parts for picture in pictures]),
+            len(pictures),
+            tuple(sorted({picture.label for picture in pictures if picture.label is not None})),
+            {os.path.splitext(picture.parts[-1])[1].lower() for picture in pictures},
+            left_out,
+        )
+
+    def _pictures(self, left_out: Counter[str]) -> list[Picture]:
+        """Training pictures first, then those that validate or test; counts what is left out."""
         files = self._files(left_out)
         own = own_splits({parts[0] for parts in files if len(parts) > 1})
         pictures = []
@@ -125,23 +149,13 @@ class FolderSource(PictureSource):
             split = SPLITS[parts[0].lower()] if own else "train"
             pictures.append(Picture(split, parts, _text(below[0]) if len(below) > 1 else None))
         pictures.sort(key=lambda picture: list(SPLITS.values()).index(picture.split))
-        unread = ", ".join(f"{n} {what}" for what, n in sorted(left_out.items()))
-        if not pictures:
-            beside = f", but {unread}" if unread else ""
-            raise UsageError(f"path must hold images (.png, .jpg, ...), found none in {self.path!r}{beside}")
-        loose = sum(picture.label is None for picture in pictures)
-        remarks = [f"not read: {unread}"] if unread else []
-        if loose < len(pictures) and loose:
-            remarks.append(f"without a label, beside the folders of the labels: {loose}")
-        if remarks:
-            log.warning("%s: %d pictures read; %s", self.path, len(pictures), "; ".join(remarks))
-        return Found(pictures, left_out)
+        return pictures
 
     def _files(self, left_out: Counter[str]) -> list[tuple[str, ...]]:
         """Paths of all pictures; counts the other files."""
         endings, pictures = readable(), []
         for parts in files_below(Path(self.path), left_out):
-            ending = Path(parts[-1]).suffix.lower()
+            ending = os.path.splitext(parts[-1])[1].lower()
             if ending not in endings:
                 left_out[_text(ending) or "without an ending"] += 1
             elif not Path(self.path, *parts).is_file():
@@ -153,20 +167,19 @@ class FolderSource(PictureSource):
     @property
     def read_as(self) -> str:
         """What a protocol says of it."""
-        endings = {Path(picture.parts[-1]).suffix.lower() for picture in self.found.pictures}
-        return "" if endings <= set(OPAQUE) else self.laid
+        return "" if self.found.endings <= set(OPAQUE) else self.laid
 
     def fingerprint(self) -> str:
-        return fingerprint(Path(self.path), [picture.parts for picture in self.found.pictures])
+        return self.found.fingerprint
 
     def classes(self) -> tuple[str, ...]:
-        return tuple(sorted({picture.label for picture in self.found.pictures if picture.label is not None}))
+        return self.found.classes
 
     def count(self) -> int:
-        return len(self.found.pictures)
+        return self.found.count
 
     def pictures(self) -> Iterator[Encoded]:
         number = {name: y for y, name in enumerate(self.classes())}
-        for split, parts, label in self.found.pictures:
+        for split, parts, label in self._pictures(Counter()):
             where, y = _text("/".join(parts)), -1 if label is None else number[label]
             yield Encoded(split, where, Path(self.path, *parts), y)

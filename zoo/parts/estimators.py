@@ -17,7 +17,7 @@ PIXELS_IN_CACHE = 1_600_000
 pay for Python."""
 PIXELS_ON_DEVICE = 2**27
 """The same on an accelerator."""
-IMAGES_AT_ONCE = 50
+IMAGES_WEIGHED_AT_ONCE = 50
 """Images per slice on a CPU: the encoder runs once per chunk of samples, so few images and many samples."""
 PAIRS_AT_ONCE = 2**20
 """Pairs of a value and a distribution whose log-probabilities are held at once: 8 MiB an array."""
@@ -108,7 +108,7 @@ def importance_bound(
     size = x[0].numel() if draw_size is None else draw_size
     require(size >= 1, f"draw_size must be at least 1, got {size}")
     on_cpu = x.device.type == "cpu"
-    images = IMAGES_AT_ONCE if on_cpu else len(x)
+    images = IMAGES_WEIGHED_AT_ONCE if on_cpu else len(x)
     budget = PIXELS_IN_CACHE if on_cpu else PIXELS_ON_DEVICE
     parts = []
     for part in x.split(max(1, images)):

@@ -84,7 +84,8 @@ class Evaluator(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Method) -> None:
         """Refuse now what would end the first score while training."""
-        if self.every_n_epochs:
+        trial = trainer.fast_dev_run  # pyright: ignore[reportAttributeAccessIssue]
+        if self.every_n_epochs and not trial:
             scene = self._light_scene(trainer, pl_module)
             scene.samples = scene.real("val", scene.n)
             self._run_light(scene)
