@@ -35,16 +35,15 @@ def test_the_score_of_unseen_digits_improves(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", having(Normalises))
-def test_the_exact_likelihood_of_unseen_digits_improves(name):
+def test_the_likelihood_of_unseen_digits_improves(name):
+    """Exact where the units are few enough to enumerate, else by annealing."""
     method = tiny(name)
     data = suited_digits(method)
     x = data.split("test").x
 
     @torch.no_grad()
     def score() -> float:
-        log_z = method.log_partition(10, 10)
-        assert log_z.num_steps == 0
-        return -method.energy(x).mean().item() - log_z.log_z
+        return -method.energy(x).mean().item() - method.log_partition(20, 500).log_z
 
     before = score()
     trainer(max_epochs=60).fit(method, datamodule=data)

@@ -99,7 +99,7 @@ class Fake(Descent):
 # Discrete latents: a Helmholtz machine of four bits.
 
 
-class Helmholtz(Fake, Samples, Explains, Infers):
+class FourBits(Fake, Samples, Explains, Infers):
     """p(h) p(x|h) over bits, with a recognition network that is not the posterior."""
 
     side = Side.LOWER
@@ -147,7 +147,7 @@ class Helmholtz(Fake, Samples, Explains, Infers):
 
 @torch.no_grad()
 def test_discrete_latents_are_weighed_without_reparameterisation():
-    method = Helmholtz((1, 2, 3))
+    method = FourBits((1, 2, 3))
     x = (torch.rand(5, 1, 2, 3) < 0.5).float()
     truth = method.log_marginal(x)
     torch.manual_seed(0)
@@ -162,7 +162,7 @@ def test_discrete_latents_are_weighed_without_reparameterisation():
 
 def test_discrete_latents_are_scored_but_never_annealed(tmp_path):
     """Decoder AIS would follow gradients through bits and print a wrong number as a lower bound."""
-    method = Helmholtz()
+    method = FourBits()
     results = score(method, tmp_path, metrics=["log_prob", "ais", "aggregate", "active_units"])
     assert results.skipped["ais"].startswith("latents must be continuous to be moved along gradients, got")
     assert "test/log_prob_ais" not in results.numbers
@@ -176,7 +176,7 @@ def test_discrete_latents_are_scored_but_never_annealed(tmp_path):
 
 def test_bits_count_as_active_by_a_share_of_their_own_variance(tmp_path):
     """A rare bit whose mean varies by .0009 is active: by the number for N(0, 1) it would not be."""
-    results = score(method := Helmholtz(), tmp_path, metrics=["active_units"])
+    results = score(method := FourBits(), tmp_path, metrics=["active_units"])
     number = results.numbers["test/active_units"]
     means = method.posterior_means(Digits().split("test").x)[0].detach()
     assert number.value == float((means.var(0) > 0.01 * method.prior().variance).sum())
@@ -560,7 +560,7 @@ def couplings(units, scale=0.5):
     return (a + a.T).fill_diagonal_(0), torch.randn(units)
 
 
-class Hopfield(Fake, Normalises):
+class Pairs(Fake, Normalises):
     """E(x) = -x'Ax / 2 - bx, which is no log-probability until a temperature is named."""
 
     def __init__(self, temperature: float, image_shape=SHAPE, scale=0.02) -> None:
@@ -603,14 +603,14 @@ def test_settings_of_any_density_are_summed_in_chunks(monkeypatch):
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_energies_are_in_nats_at_the_temperature_that_is_named(temperature, tmp_path):
-    small = Hopfield(temperature, (1, 3, 3), 0.5)
+    small = Pairs(temperature, (1, 3, 3), 0.5)
     x = settings(torch.arange(512), torch.zeros(9)).view(-1, 1, 3, 3)
     log_p = -small.energy(x).double() - small.log_partition(2, 1).log_z
     assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-4)
     a, b = couplings(9, 0.5)
     v = x.flatten(1)
     torch.testing.assert_close(small.energy(x) * temperature, -0.5 * (v @ a * v).sum(1) - v @ b)
-    results = score(Hopfield(temperature), tmp_path, metrics=["partition"])
+    results = score(Pairs(temperature), tmp_path, metrics=["partition"])
     how = results.numbers["test/log_prob_optimistic"].protocol.how
     assert how.endswith("distributions" + ("" if temperature == 1 else ", temperature 3"))
 
@@ -618,7 +618,7 @@ def test_energies_are_in_nats_at_the_temperature_that_is_named(temperature, tmp_
 # Memory.
 
 
-class Wide(Helmholtz):
+class Wide(FourBits):
     draw_size = 10_000
 
 
@@ -636,10 +636,10 @@ def chunks_of(method, x, num_samples):
 def test_draws_that_are_wider_than_images_come_in_smaller_chunks(tmp_path, monkeypatch):
     x = torch.zeros(60, *SHAPE)
     budget = estimators.PIXELS_IN_CACHE
-    assert chunks_of(Helmholtz(), x, 1000) == [(50, budget // 3200), (50, 500), (10, 1000)]
+    assert chunks_of(FourBits(), x, 1000) == [(50, budget // 3200), (50, 500), (10, 1000)]
     assert chunks_of(Wide(), x, 7) == [(50, 3), (50, 3), (50, 1), (10, 7)]
     seen = []
-    method, honest = Wide(), Helmholtz.weigh
+    method, honest = Wide(), FourBits.weigh
     method.weigh = lambda x, k: seen.append((len(x), k)) or honest(method, x, k)
     score(method, tmp_path, metrics=["log_prob"], num_samples=4)
     assert {k for _, k in seen} >= {3, 1}

@@ -100,6 +100,12 @@ def test_filters_choose_data_family_and_metric():
         "rbm-digits",
         "dbn-digits",
         "label-dbn-digits",
+        "boltzmann-machine-digits",
+        "dbm-digits",
+        "helmholtz-digits",
+        "helmholtz-rws-digits",
+        "helmholtz-darn-digits",
+        "hopfield-digits",
     }
     with pytest.raises(UsageError, match=r"metric must be one of fid, .*, got 'fidd'"):
         boards(ENTRANTS, metric="fidd")

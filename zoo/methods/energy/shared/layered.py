@@ -17,9 +17,9 @@ from zoo.methods.energy.shared.visible import BinaryVisible
 from zoo.parts.annealing.binary_pair import BinaryPair, base_rates
 from zoo.parts.distributions.bits import draw_bits, entropy
 
-TOLERANCE = 1e-4
+MEANS_SETTLED = 1e-4
 """Mean change of the means at which mean field has converged."""
-Layers = list[Tensor]
+States = list[Tensor]
 """Units of all layers, from the pixels up, each [B, units]."""
 
 
@@ -111,7 +111,7 @@ class LayeredMachine(nn.Module):
         other = [level.pixels.bias.detach() for level in self.levels[1:]]
         return [self.pixels.bias, *(b + a for b, a in zip(own, other, strict=False)), own[-1]]
 
-    def drive(self, layers: Layers, i: int, below: Tensor | None = None) -> Tensor:
+    def drive(self, layers: States, i: int, below: Tensor | None = None) -> Tensor:
         """The logits of p(layer i = 1|its neighbours), [B, units]; the part from below may be given."""
         logits = self.biases[i]
         if i > 0:
@@ -121,26 +121,26 @@ class LayeredMachine(nn.Module):
             logits = logits + (layers[i + 1] @ self.levels[i].weight.T).to(logits)
         return logits
 
-    def energy(self, layers: Layers) -> PerImage:
+    def energy(self, layers: States) -> PerImage:
         """E, or its mean where layers hold the means of independent units, [B]."""
         energy = -torch.stack([h @ b for h, b in zip(layers, self.biases, strict=True)]).sum(0)
         for level, below, above in zip(self.levels, layers, layers[1:], strict=False):
             energy = energy - ((below @ level.weight).to(above) * above).sum(1)
         return energy
 
-    def free_energy(self, layers: Layers) -> PerImage:
+    def free_energy(self, layers: States) -> PerImage:
         """-log of the sum of exp(-E) over the layers of odd number, given the others, [B]."""
         energy = -torch.stack([h @ b for h, b in zip(layers[::2], self.biases[::2], strict=True)]).sum(0)
         for i in range(1, len(layers), 2):
             energy = energy - softplus(self.drive(layers, i)).sum(1)
         return energy
 
-    def bound(self, layers: Layers) -> PerImage:
+    def bound(self, layers: States) -> PerImage:
         """A lower bound on log p of the pixels [B], up to log Z, from the means of the layers above them."""
         return torch.stack([entropy(means) for means in layers[1:]]).sum(0) - self.energy(layers)
 
     @torch.no_grad()
-    def mean_field(self, v: Tensor, num_steps: int) -> Layers:
+    def mean_field(self, v: Tensor, num_steps: int) -> States:
         """Pixels [B, D] and the means of the layers above: a pass upwards, then round after round."""
         layers = [v]
         for level, bias in zip(self.levels, self.biases[1:], strict=True):
@@ -150,12 +150,12 @@ class LayeredMachine(nn.Module):
             old = layers[1:]
             for i in range(1, len(layers)):
                 layers[i] = self.drive(layers, i, fixed if i == 1 else None).sigmoid()
-            if all((a - b).abs().mean() < TOLERANCE for a, b in zip(layers[1:], old, strict=True)):
+            if all((a - b).abs().mean() < MEANS_SETTLED for a, b in zip(layers[1:], old, strict=True)):
                 break
         return layers
 
     @torch.no_grad()
-    def gibbs(self, layers: Layers, num_steps: int) -> Layers:
+    def gibbs(self, layers: States, num_steps: int) -> States:
         """All layers after steps in which those of odd number are drawn, then those of even number."""
         layers = list(layers)
         for _ in range(num_steps):
@@ -163,23 +163,23 @@ class LayeredMachine(nn.Module):
                 layers[i] = draw_bits(self.drive(layers, i))
         return layers
 
-    def start(self, n: int) -> Layers:
+    def start(self, n: int) -> States:
         """Independent units: pixels with the means of training images, hidden ones with one half."""
         hidden = [draw_bits(torch.zeros_like(level.bias).expand(n, -1)) for level in self.levels]
         return [self.pixels.start(n), *hidden]
 
     @staticmethod
-    def joined(layers: Layers) -> Tensor:
+    def joined(layers: States) -> Tensor:
         """The units of the layers of even number, which a step of `gibbs` starts from, [B, ...]."""
         return torch.cat(layers[::2], 1)
 
-    def parted(self, even: Tensor) -> Layers:
+    def parted(self, even: Tensor) -> States:
         """All layers of what was `joined`, those of odd number not drawn yet: empty."""
         parts = iter(even.split([len(bias) for bias in self.biases[::2]], 1))
         return [even[:, :0] if i % 2 else next(parts) for i in range(len(self.biases))]
 
     @torch.no_grad()
-    def emission(self, layers: Layers) -> Independent:
+    def emission(self, layers: States) -> Independent:
         """p(x|the layer above the pixels)."""
         return self.pixels.emission(self.drive(layers, 0))
 
