@@ -107,7 +107,7 @@ MISTAKES = {
     "no model given": (["sample"], "the following arguments are required: model"),
     "unknown data set": (
         ["data", "prepare", "CIFAR"],
-        "data class must be one of Digits, FashionMNIST, Heartbeat,",
+        "data class must be one of Digits, FashionMNIST, FreyFaces,",
     ),
     "folder is a file": ([*FIT, "--trainer.default_root_dir=broken.yaml"], "Not a directory"),
 }

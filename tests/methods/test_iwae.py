@@ -218,7 +218,7 @@ def test_two_layer_weights_are_the_five_terms_of_the_paper():
     torch.manual_seed(1)
     weights = iwae.weigh(x, 7)
     upper = iwae.upper_decoder(h2)
-    q1, q2 = iwae.encoders[0](x.flatten(1)), iwae.encoders[1](h1)
+    q1, q2 = iwae.encoders[0](x), iwae.encoders[1](h1)
     logits = iwae.pixels.mean_logits(iwae.decoder(h1))
 
     def log_normal(value, mean, std):
@@ -373,7 +373,7 @@ def test_iwae_reads_the_mean_of_each_layer_with_h1_averaged_for_the_second():
     x = binary_images(4)
     first, second = iwae.posterior_means(x)
     with torch.no_grad():
-        q = iwae.encoders[0](x.flatten(1))
+        q = iwae.encoders[0](x)
         draws = iwae.encoders[1](q.sample((20_000,))).mean
     torch.testing.assert_close(first, q.mean)
     error = draws.std(0) / math.sqrt(50)

@@ -2,7 +2,17 @@
 
 from zoo.data.facts import DataProtocol, Facts
 from zoo.data.modules import Binarize, ImageData, Pixels, Rows, Split
-from zoo.data.sets import DATA, MNIST, Digits, FashionMNIST, HubImages, ImageFolder, facts_of, from_recipe
+from zoo.data.sets import (
+    DATA,
+    MNIST,
+    Digits,
+    FashionMNIST,
+    FreyFaces,
+    HubImages,
+    ImageFolder,
+    facts_of,
+    from_recipe,
+)
 from zoo.data.toys import Heartbeat, SwissRoll
 
 __all__ = [
@@ -13,6 +23,7 @@ __all__ = [
     "Digits",
     "Facts",
     "FashionMNIST",
+    "FreyFaces",
     "Heartbeat",
     "HubImages",
     "ImageData",

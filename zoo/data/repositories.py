@@ -65,7 +65,7 @@ class HubSource(PictureSource):
 
     @property
     def name(self) -> str:
-        return self.repo_id.split("/")[1]
+        return self.repo_id.rpartition("/")[2]
 
     @property
     def read_as(self) -> str:
@@ -241,8 +241,8 @@ def _resolved(repo_id: str, revision: str) -> str:
     import huggingface_hub
     from huggingface_hub import errors
 
-    owner, name = repo_id.split("/")
-    seen = cache_root() / "data" / f"{owner}--{name}@{quote(revision, safe='')}.commit"
+    where = f"{repo_id.replace('/', '--')}@{quote(revision, safe='')}.commit"
+    seen = cache_root() / "data" / where
     try:
         found = str(huggingface_hub.HfApi().dataset_info(repo_id, revision=revision).sha)
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:

@@ -1,11 +1,11 @@
 """The data sets by name, and what is trained on one's own pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zoo.data.decoding import BACKGROUND, colour
+from zoo.data.decoding import BACKGROUND, Encoded, colour
 from zoo.data.facts import OWN, Facts
 from zoo.data.folders import FolderSource
 from zoo.data.modules import Binarize, ImageData
@@ -13,6 +13,9 @@ from zoo.data.repositories import HubSource
 from zoo.data.sources import DigitsSource, Source
 from zoo.data.toys import Heartbeat, SwissRoll
 from zoo.errors import UsageError, require
+
+FREY_BLOCK, FREY_TEST = 131, 5
+"""Frames of a block (a fifteenth of the film), and of how many blocks the last one tests."""
 
 
 class Digits(ImageData):
@@ -85,6 +88,35 @@ class FashionMNIST(ImageData):
     @cached_property
     def source(self) -> Source:
         return HubSource(self.pad, (28, 28), True, str(self.facts.hub), in_order=True)
+
+
+class FreySource(HubSource):
+    """The frames of one film, of which blocks test: neighbours are too alike to be divided at random."""
+
+    def pictures(self) -> Iterator[Encoded]:
+        frames = list(super().pictures())
+        for split in ("train", "test"):
+            for at, frame in enumerate(frames):
+                tests = at // FREY_BLOCK % FREY_TEST == FREY_TEST - 1
+                if tests == (split == "test"):
+                    yield frame._replace(split=split)
+
+
+class FreyFaces(ImageData):
+    """1,965 frames of one face, 28 x 20; every fifth block of 131 tests, the last of the others validate."""
+
+    facts = Facts(
+        name="frey_faces",
+        called="FreyFaces",
+        title="Frey faces (Frey, Roweis)",
+        licence="for research, as distributed with the papers",
+        citation="Roweis, Saul, Hinton. Global coordination of local linear models. NIPS 2001",
+        sizes=(1572, 393),
+    )
+
+    @cached_property
+    def source(self) -> Source:
+        return FreySource(self.pad, (28, 20), True, self.facts.name, in_order=True)
 
 
 class HubImages(ImageData):
@@ -213,6 +245,7 @@ DATA: dict[str, Any] = {
         Digits,
         MNIST,
         FashionMNIST,
+        FreyFaces,
         Heartbeat,
         SwissRoll,
         HubImages,

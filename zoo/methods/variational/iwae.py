@@ -8,7 +8,6 @@ second moments start at zero, not one. The paper's schedule is `lr_schedule: tri
 epochs; shorter recipes use a cosine.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
@@ -23,8 +22,9 @@ from zoo.errors import at_least, positive, require
 from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.layers import Layers
-from zoo.parts.distributions.pixels import BernoulliPixels
+from zoo.parts.distributions.pixels import Likelihood, pixel_head
 from zoo.parts.estimators import iwae_bound
+from zoo.parts.networks.backbones import Backbone, decoder_of, encoder_of
 from zoo.parts.networks.dense import MLP
 from zoo.parts.schedules import Schedule
 
@@ -35,7 +35,7 @@ Layer = Callable[[Tensor], Independent]
 
 
 class IWAE(LatentVariable):
-    """Importance weighted autoencoder with one or two stochastic layers, tanh networks, Bernoulli pixels.
+    """Importance weighted autoencoder with one or two stochastic layers and tanh networks.
 
     Args:
         image_shape: (C, H, W) of one image; set from the data on the command line.
@@ -43,7 +43,11 @@ class IWAE(LatentVariable):
         objective: `iwae`: the bound L_k; `dreg`: the same bound, its encoder gradient doubly reparameterised;
             `vae`: the mean of k log-weights, the paper's control arm.
         latent_dims: Units of each stochastic layer, the one next to the pixels first: one or two numbers.
+        backbone: `mlp`, or `conv`: convolutions that halve the sides before the first hidden layers.
+        channels: Maps after the first convolution; they double with each.
         hidden_dims: Width of the two hidden layers below each stochastic layer; one number per layer.
+        likelihood: Bernoulli for binary pixels, or Gaussian with a fixed, one learned, or per-pixel sigma.
+        sigma: Gaussian sigma (fixed) or where it starts (learned), in units of the pixel range [0, 1].
         lr: Step size of Adam at the start.
         lr_final: Step size at the end of the schedule.
         lr_schedule: How the step size falls; the paper's is `tripling_stages`.
@@ -64,7 +68,11 @@ class IWAE(LatentVariable):
         num_samples: int = 50,
         objective: Literal["iwae", "dreg", "vae"] = "iwae",
         latent_dims: tuple[int, ...] = (50,),
+        backbone: Backbone = "mlp",
+        channels: int = 32,
         hidden_dims: tuple[int, ...] = (200,),
+        likelihood: Likelihood = "bernoulli",
+        sigma: float = 0.1,
         lr: float = 1e-3,
         lr_final: float = 1e-4,
         lr_schedule: Schedule = "tripling_stages",
@@ -74,22 +82,24 @@ class IWAE(LatentVariable):
         self.save_hyperparameters()
         at_least(1, num_samples=num_samples)
         require(len(latent_dims) in (1, 2), f"latent_dims must name one or two layers, got {latent_dims}")
-        positive(latent_dims=latent_dims)
+        positive(latent_dims=latent_dims, sigma=sigma)
         require(
             len(hidden_dims) == len(latent_dims) and min(hidden_dims) >= 1,
             f"hidden_dims must give one positive width per layer of latent_dims, got {hidden_dims}",
         )
         self.num_samples, self.objective, self.latent_dims = num_samples, objective, tuple(latent_dims)
-        sizes = [math.prod(self.image_shape), *latent_dims]
-        # encoders[l] is q(h_l | h_{l-1}) with h_0 = x; decoders[0] feeds p(x|h_1), decoders[1] is p(h_1|h_2).
-        self.encoders = nn.ModuleList(
-            _gaussian_layer(sizes[i], hidden_dims[i], latent_dims[i]) for i in range(len(latent_dims))
-        )
-        self.decoder = MLP(latent_dims[0], (hidden_dims[0],) * 2)
-        self.pixels = BernoulliPixels(self.decoder.out_dim, self.image_shape)
-        self.upper_decoder = (
-            _gaussian_layer(latent_dims[1], hidden_dims[1], latent_dims[0]) if len(latent_dims) > 1 else None
-        )
+        widths = (hidden_dims[0],) * 2
+        of_pixels = encoder_of(backbone, self.image_shape, channels, widths)
+        # encoders[l] is q(h_l | h_{l-1}) with h_0 = x; decoder feeds p(x|h_1), upper_decoder is p(h_1|h_2).
+        self.encoders = nn.ModuleList([_gaussian_layer(of_pixels, hidden_dims[0], latent_dims[0])])
+        for below, hidden_dim, above in zip(latent_dims, hidden_dims[1:], latent_dims[1:], strict=False):
+            self.encoders.append(_gaussian_layer(MLP(below, (hidden_dim,) * 2), hidden_dim, above))
+        self.decoder = decoder_of(backbone, latent_dims[0], self.image_shape, channels, widths)
+        self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
+        self.upper_decoder: nn.Module | None = None
+        if len(latent_dims) > 1:
+            network = MLP(latent_dims[1], (hidden_dims[1],) * 2)
+            self.upper_decoder = _gaussian_layer(network, hidden_dims[1], latent_dims[0])
 
     def prior(self) -> Distribution:
         top = standard_gaussian(self.latent_dims[-1], self.device)
@@ -103,7 +113,7 @@ class IWAE(LatentVariable):
         return self._posterior(x, list(self.encoders))
 
     def _posterior(self, x: Images, layers: Sequence[Layer]) -> Distribution:
-        first = layers[0](x.flatten(-3))
+        first = layers[0](x)
         return (
             first
             if len(layers) == 1
@@ -118,7 +128,7 @@ class IWAE(LatentVariable):
 
     @torch.no_grad()
     def posterior_means(self, x: Images) -> tuple[Codes, ...]:
-        first = self.encoders[0](x.flatten(-3))
+        first = self.encoders[0](x)
         if len(self.encoders) == 1:
             return (first.mean,)
         return first.mean, self.encoders[1](first.sample((DRAWS_FOR_MEANS,))).mean.mean(0)
@@ -160,8 +170,8 @@ class IWAE(LatentVariable):
         return weights, -(normalised * weights.log_w).sum(0)
 
 
-def _gaussian_layer(in_dim: int, hidden_dim: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(MLP(in_dim, (hidden_dim, hidden_dim)), GaussianHead(hidden_dim, dim))
+def _gaussian_layer(network: nn.Module, hidden_dim: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(network, GaussianHead(hidden_dim, dim))
 
 
 def _without_gradient(layer: nn.Module, h: Tensor) -> Independent:

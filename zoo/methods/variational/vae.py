@@ -9,7 +9,6 @@ pixel; Adam with a cosine schedule replaces Adagrad; there is no weight prior. W
 2016) and free bits (Kingma et al. 2016) are options, off by default; the reported bound never contains them.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,7 +21,8 @@ from zoo.parts.distributions.divergences import kl_of, kl_of_units, monte_carlo_
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.pixels import Likelihood, pixel_head
 from zoo.parts.estimators import free_bits
-from zoo.parts.networks.dense import MLP, Activation
+from zoo.parts.networks.backbones import Backbone, decoder_of, encoder_of
+from zoo.parts.networks.dense import Activation
 from zoo.parts.schedules import Schedule, warm_up
 
 
@@ -32,6 +32,8 @@ class VAE(LatentVariable):
     Args:
         image_shape: (C, H, W) of one image; set from the data on the command line.
         latent_dim: Number of latent units.
+        backbone: `mlp`, or `conv`: convolutions that halve the sides before the hidden layers.
+        channels: Maps after the first convolution; they double with each.
         hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
         activation: Non-linearity of the hidden layers.
         likelihood: Bernoulli for binary pixels, or Gaussian with a fixed, one learned, or per-pixel sigma.
@@ -56,6 +58,8 @@ class VAE(LatentVariable):
         image_shape: Sequence[int] = (1, 28, 28),
         *,
         latent_dim: int = 50,
+        backbone: Backbone = "mlp",
+        channels: int = 32,
         hidden_dims: tuple[int, ...] = (200, 200),
         activation: Activation = "tanh",
         likelihood: Likelihood = "bernoulli",
@@ -77,16 +81,18 @@ class VAE(LatentVariable):
         require(not (free_bits and kl == "monte_carlo"), "free_bits needs kl: analytic, got kl: monte_carlo")
         self.latent_dim, self.num_samples, self.kl = latent_dim, num_samples, kl
         self.warmup_epochs, self.free_bits = warmup_epochs, free_bits
-        self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
+        self.encoder = encoder_of(backbone, self.image_shape, channels, hidden_dims, activation)
         self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
-        self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
+        self.decoder = decoder_of(
+            backbone, latent_dim, self.image_shape, channels, hidden_dims[::-1], activation
+        )
         self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
 
     def prior(self) -> Independent:
         return standard_gaussian(self.latent_dim, self.device)
 
     def posterior(self, x: Images) -> Independent:
-        return self.posterior_head(self.encoder(x.flatten(-3)))
+        return self.posterior_head(self.encoder(x))
 
     def likelihood(self, z: Codes) -> Independent:
         return self.pixels(self.decoder(z))

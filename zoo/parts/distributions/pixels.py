@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal
 from zoo.contract.batch import PixelKind
 from zoo.errors import require
 from zoo.parts.distributions.bits import PIXEL_DIMS, bernoulli
+from zoo.parts.networks.backbones import Features, MapReadout, pixel_readout
 from zoo.parts.networks.dense import PixelReadout
 
 SIGMA_FLOOR = 1e-2
@@ -27,11 +28,11 @@ def gaussian_pixels(logits: Tensor, sigma: Tensor | float) -> Independent:
 
 
 class PixelHead(nn.Module):
-    """Features [..., F] to a distribution over images [..., C, H, W]."""
+    """Features [..., F], or maps [..., M, H / 2, W / 2], to a distribution over images [..., C, H, W]."""
 
     accepts: tuple[PixelKind, ...]
     """Kinds of pixels for which the likelihood, or the score of `pseudo` ones, means what it says."""
-    mean_logits: PixelReadout
+    mean_logits: PixelReadout | MapReadout
 
     @torch.no_grad()
     def start_at(self, mean: Tensor) -> None:
@@ -40,24 +41,24 @@ class PixelHead(nn.Module):
         The mean is clipped to [0.001, 0.999] (Burda et al. 2016, released code). Biases that have been
         trained are left alone.
         """
-        bias = self.mean_logits.linear.bias
+        bias = self.mean_logits.bias
         if not bias.any():
-            bias.copy_(mean.clamp(*MEAN_RANGE).logit().flatten())
+            bias.copy_(mean.clamp(*MEAN_RANGE).logit().view_as(bias))
 
 
 class BernoulliPixels(PixelHead):
     """Features [..., F] to independent Bernoulli pixels [..., C, H, W].
 
     Args:
-        in_dim: Width F of the features.
+        features: Width F of the features, or (M, H / 2, W / 2) of the maps.
         image_shape: (C, H, W).
     """
 
     accepts = ("binary", "pseudo")
 
-    def __init__(self, in_dim: int, image_shape: Sequence[int]) -> None:
+    def __init__(self, features: Features, image_shape: Sequence[int]) -> None:
         super().__init__()
-        self.mean_logits = PixelReadout(in_dim, image_shape)
+        self.mean_logits = pixel_readout(features, image_shape)
 
     def forward(self, h: Tensor) -> Independent:
         """The distribution of the image given the features."""
@@ -68,7 +69,7 @@ class GaussianPixels(PixelHead):
     """Features [..., F] to independent Gaussian pixels [..., C, H, W] with means in (0, 1).
 
     Args:
-        in_dim: Width F of the features.
+        features: Width F of the features, or (M, H / 2, W / 2) of the maps.
         image_shape: (C, H, W).
         likelihood: A fixed sigma, one learned sigma, or sigma(z) per pixel; learned ones stay above 0.01.
         sigma: The fixed sigma, or where the learned ones start; in units of the pixel range.
@@ -76,7 +77,7 @@ class GaussianPixels(PixelHead):
 
     def __init__(
         self,
-        in_dim: int,
+        features: Features,
         image_shape: Sequence[int],
         likelihood: GaussianLikelihood,
         sigma: float,
@@ -84,20 +85,20 @@ class GaussianPixels(PixelHead):
         super().__init__()
         # A free sigma on undithered bytes is rewarded without bound by constant pixels: it needs `deq` data.
         self.accepts = ("real", "deq") if likelihood == "gaussian_fixed" else ("deq",)
-        self.mean_logits = PixelReadout(in_dim, image_shape)
+        self.mean_logits = pixel_readout(features, image_shape)
         require(
             likelihood == "gaussian_fixed" or sigma > SIGMA_FLOOR,
             f"a learned sigma must start above {SIGMA_FLOOR}, got {sigma}",
         )
         self.raw_sigma: nn.Parameter | None = None
-        self.sigma_map: PixelReadout | None = None
+        self.sigma_map: PixelReadout | MapReadout | None = None
         if likelihood == "gaussian_fixed":
             self.sigma = sigma
         elif likelihood == "gaussian_learned":
             self.raw_sigma = nn.Parameter(torch.tensor(_inverse_softplus(sigma - SIGMA_FLOOR)))
         else:
-            self.sigma_map = PixelReadout(in_dim, image_shape)
-            nn.init.constant_(self.sigma_map.linear.bias, _inverse_softplus(sigma - SIGMA_FLOOR))
+            self.sigma_map = pixel_readout(features, image_shape)
+            nn.init.constant_(self.sigma_map.bias, _inverse_softplus(sigma - SIGMA_FLOOR))
 
     def forward(self, h: Tensor) -> Independent:
         """The distribution of the image given the features."""
@@ -115,8 +116,10 @@ def _inverse_softplus(y: float) -> float:
     return math.log(math.expm1(y))
 
 
-def pixel_head(likelihood: Likelihood, in_dim: int, image_shape: Sequence[int], sigma: float) -> PixelHead:
+def pixel_head(
+    likelihood: Likelihood, features: Features, image_shape: Sequence[int], sigma: float
+) -> PixelHead:
     """The module that turns decoder features into the likelihood of an image."""
     if likelihood == "bernoulli":
-        return BernoulliPixels(in_dim, image_shape)
-    return GaussianPixels(in_dim, image_shape, likelihood, sigma)
+        return BernoulliPixels(features, image_shape)
+    return GaussianPixels(features, image_shape, likelihood, sigma)

@@ -58,6 +58,11 @@ class PixelReadout(nn.Module):
         self.shape = (maps * channels, *size)
         self.linear = readout(in_dim, maps * math.prod(image_shape))
 
+    @property
+    def bias(self) -> nn.Parameter:
+        """Of every pixel, [maps * C * H * W]."""
+        return self.linear.bias
+
     def forward(self, h: Tensor) -> Tensor:
         """Images of the features."""
         return self.linear(h).unflatten(-1, self.shape)
