@@ -26,7 +26,7 @@ def tiny_gmvae(std=0.5, image_shape=SHAPE, **settings):
 
 def parts_by_hand(method, x, seed):
     """Log p(x|z), KL(q(z|x) || p(z|w,y)), log p(y|z,w) and KL(q(w|x) || N(0, I)), draw by draw."""
-    latent_dim, style_dim = method.sizes
+    latent_dim = method.sizes[0]
     torch.manual_seed(seed)
     mean, log_variance = method.posterior_head.linear(method.encoder(x.flatten(1))).chunk(2, 1)
     std = (0.5 * log_variance).exp()
@@ -85,7 +85,8 @@ def test_one_cluster_is_a_vae_of_two_levels():
 
 
 def test_importance_weights_reach_the_likelihood_by_quadrature_and_the_bound_stays_below():
-    method = tiny_gmvae(image_shape=(1, 2, 2), latent_dim=1, style_dim=1, num_samples=4000)
+    method = tiny_gmvae(0.4, (1, 2, 2), latent_dim=1, style_dim=1, num_samples=4000)
+    nn.init.constant_(method.posterior_head.linear.bias[2:], 1.5)  # wide: weights have no heavy tails
     x = binary_images(3, (1, 2, 2))
     grid = torch.linspace(-7, 7, 281)
     w, z = torch.meshgrid(grid, torch.linspace(-12, 12, 481), indexing="ij")
@@ -199,39 +200,38 @@ def test_the_variance_of_codes_under_the_prior_is_that_of_its_draws():
 
 
 def spiral(n):
-    """Five arcs that wind around the middle of the unit square, as images of two pixels, and their numbers."""
+    """Five arcs in a plane, seen by sixteen units that each like one place of it; and whose arc."""
     arm, along = torch.arange(n) % 5, torch.rand(n)
-    angle = 2 * math.pi * arm / 5 + 1.8 * along
-    radius = 0.08 + 0.34 * along + 0.01 * torch.randn(n)
-    points = torch.stack((radius * angle.cos(), radius * angle.sin()), 1) + 0.5
-    return points.view(n, 1, 1, 2), arm
+    angle, radius = 2 * math.pi * arm / 5 + 1.8 * along, 0.1 + 0.35 * along + 0.01 * torch.randn(n)
+    points = torch.stack((radius * angle.cos(), radius * angle.sin()), 1)
+    places = torch.rand(16, 2, generator=torch.Generator().manual_seed(1)) - 0.5
+    return (-(torch.cdist(points, places) / 0.2).square()).exp().view(n, 1, 4, 4), arm
 
 
-def test_styles_bend_the_clusters_of_a_spiral():
+def test_styles_bend_eight_clusters_along_the_five_arcs_of_a_spiral():
     x, arm = spiral(2000)
     method = GMVAE(
-        (1, 1, 2),
+        (1, 4, 4),
         num_clusters=8,
-        latent_dim=2,
+        latent_dim=8,
         style_dim=2,
         hidden_dims=(64, 64),
         prior_hidden_dim=64,
         likelihood="gaussian_fixed",
-        sigma=0.03,
+        sigma=0.05,
     )
     optimizer = torch.optim.Adam(method.parameters(), 3e-3)
-    for _ in range(400):
-        rows = torch.randint(len(x), (200,))
+    for _ in range(500):
         optimizer.zero_grad()
-        method.loss(batch_of(x[rows]))["loss"].mean().backward()
+        method.loss(batch_of(x[torch.randint(len(x), (200,))]))["loss"].mean().backward()
         optimizer.step()
     with torch.no_grad():
         terms = method.loss(batch_of(x))
-        clusters = method.cluster(x).argmax(1)
-    counts = torch.zeros(8, 5).index_put_((clusters, arm), torch.ones(len(x)), accumulate=True)
+    counts = torch.zeros(8, 5)
+    counts.index_put_((method.cluster(x).argmax(1), arm), torch.ones(len(x)), accumulate=True)
     assert float(terms["rate_w"].mean()) > 0.3
-    assert float(terms["rate_y"].mean()) > 0.5
-    assert float(counts.amax(1).sum() / len(x)) > 0.6
+    assert float(terms["rate_y"].mean()) > 1
+    assert float(counts.amax(1).sum() / len(x)) > 0.7
 
 
 # ---------------------------------------------------------------- mistakes

@@ -3,8 +3,8 @@
 Its control arm (`label: decoder`) is the model M2 of Kingma, Rezende, Mohamed, Welling. Semi-supervised
 Learning with Deep Generative Models. NeurIPS 2014. arXiv:1406.5298, of whose bound without labels both are.
 
-Departs from the paper: q(z|x,y) is one network of the image with a Gaussian head per label, where the text
-gives the label to the network as an input; KL(q(z|x,y) || p(z|y)) is in closed form; Adam follows a cosine.
+Departs from the paper: hidden units are tanh, not ReLU; KL(q(z|x,y) || p(z|y)) is in closed form; Adam
+follows a cosine.
 """
 
 import math
@@ -121,10 +121,13 @@ class ExplicitMixture(Descent, Samples, Conditions, Weighs, Infers, Reconstructs
         return diagonal_gaussian(*self.components[y].chunk(2, -1))
 
     def posterior(self, x: Images) -> Independent:
-        """q(z|x,y) of every label: batch [K, B], event [D]."""
+        """q(z|x,y) of every label: batch [K, B], event [D].
+
+        The first layer reads the image once for all labels.
+        """
         first, *rest = self.encoder
         seen, told = first.weight.split((math.prod(self.image_shape), self.num_clusters), 1)
-        h = linear(x.flatten(-3), seen) + (told.T + first.bias)[:, None]  # the image is read once for all labels
+        h = linear(x.flatten(-3), seen) + (told.T + first.bias)[:, None]
         for layer in rest:
             h = layer(h)
         return self.posterior_head(h)

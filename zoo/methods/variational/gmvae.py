@@ -3,8 +3,8 @@
 Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders. 2016. arXiv:1611.02648 (`v2`: the
 final version; `cv`: the first one, submitted to ICLR 2017, with its consistency violation).
 
-Departs from the paper: letters are x data, z code, w style, y cluster. Fully connected networks replace the
-convolutional ones and their batch norms; both posteriors stand on one of them; Adam follows a cosine. The
+Departs from the paper: letters are x data, z code, w style, y cluster. Fully connected tanh networks replace
+the convolutional ones and their batch norms; both posteriors stand on one of them; Adam follows a cosine. The
 released code turns the label term's gradient round where the floor holds; here it is zero. The reported ELBO
 has neither floor nor penalties, and importance weights sum over y exactly.
 """
