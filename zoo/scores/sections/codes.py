@@ -208,8 +208,8 @@ CLUSTERS = Section(
         "ari": Measure("of 1", better="higher", board=210),
         "used_clusters": Measure("of {}", Side.EXACT),
     },
-    "accuracy (`hungarian`, `majority`, `aae`), NMI, ARI, k-means of pixels beside them; where there are only "
-    "codes, of k-means of codes",
+    "accuracy (`hungarian`, `majority`, `aae`), NMI, ARI, k-means of pixels beside them; where there are "
+    "only codes, of k-means of codes",
     reads=(encodings, cluster_probabilities),
 )
 AGGREGATE = Section(
