@@ -126,6 +126,7 @@ class ExplicitMixture(Descent, Samples, Conditions, Weighs, Infers, Reconstructs
         The first layer reads the image once for all labels.
         """
         first, *rest = self.encoder
+        assert isinstance(first, nn.Linear)
         seen, told = first.weight.split((math.prod(self.image_shape), self.num_clusters), 1)
         h = linear(x.flatten(-3), seen) + (told.T + first.bias)[:, None]
         for layer in rest:
