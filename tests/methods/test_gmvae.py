@@ -221,7 +221,7 @@ def test_styles_bend_eight_clusters_along_the_five_arcs_of_a_spiral():
         sigma=0.05,
     )
     optimizer = torch.optim.Adam(method.parameters(), 3e-3)
-    for _ in range(500):
+    for _ in range(300):
         optimizer.zero_grad()
         method.loss(batch_of(x[torch.randint(len(x), (200,))]))["loss"].mean().backward()
         optimizer.step()

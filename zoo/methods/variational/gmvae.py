@@ -163,17 +163,17 @@ class GMVAE(LatentVariable, Clusters, Conditions):
         h = self.encoder(batch.x.flatten(-3))
         q = self.posterior_head(h)
         z, w = q.rsample((self.num_samples,)).split(self.sizes, -1)
-        q_z = Gaussian(q.mean[:, None, : self.sizes[0]], q.stddev[:, None, : self.sizes[0]])
+        mean, std = (moment[:, None, : self.sizes[0]] for moment in (q.mean, q.stddev))
+        q_z = Independent(Gaussian(mean, std, validate_args=False), 1)
         p = self.components(w)
         log_r = p.log_prob(z.unsqueeze(-2)).log_softmax(-1)  # p(y|z,w), [M, B, K]
         log_y = log_r if self.label_head is None else self.label_head(h).float().log_softmax(-1)[None]
         doubt, unsure = (Categorical(logits=log_p).entropy().mean(0) for log_p in (log_y, log_r))
 
         distortion = -self.likelihood(z).log_prob(batch.x).mean(0)
-        rate_z = (log_y.exp() * kl_divergence(Independent(q_z, 1), p)).sum(-1).mean(0)
-        rate_w = kl_of_units(q, standard_gaussian(sum(self.sizes), self.device), z)[:, self.sizes[0] :].sum(
-            -1
-        )
+        rate_z = (log_y.exp() * kl_divergence(q_z, p)).sum(-1).mean(0)
+        standard = standard_gaussian(sum(self.sizes), self.device)
+        rate_w = kl_of_units(q, standard, z)[:, self.sizes[0] :].sum(-1)
         rate_y = math.log(self.num_clusters) - doubt  # KL(q(y) || 1/K)
         if self.label_head is None:
             penalty = free_bits(rate_y[:, None], self.floor)  # minimum information constraint
