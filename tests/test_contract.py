@@ -264,7 +264,7 @@ def test_codes_and_means(name):
     assert code.shape[0] == 6
     if isinstance(method, Infers):
         layers = method.posterior_means(images())
-        assert layers[-1].shape == code.shape
+        assert code.shape in {layer.shape for layer in layers}
     if isinstance(method, Decodes):
         assert method.decode(code).shape == (6, 1, 8, 8)
 

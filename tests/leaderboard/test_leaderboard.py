@@ -46,8 +46,9 @@ def test_no_board_mixes_protocols_units_or_sides():
     shown = boards(ENTRANTS)
     assert shown
     for one in shown:
-        found = {e.number.protocol for e in one.entries} | {n.protocol for n in one.floors.values()}
-        assert found == {one.protocol}
+        assert {e.number.protocol for e in one.entries} == {one.protocol}
+        floors = [number.protocol for number in one.floors.values()]
+        assert all(floor == one.protocol or floor.refines(one.protocol) for floor in floors)
         assert {e.number.side.value for e in one.entries} == {one.side}
         assert {e.number.unit for e in one.entries} == {one.unit}
     places = [(one.data, one.metric, one.protocol, one.unit, one.side) for one in shown]

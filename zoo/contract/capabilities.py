@@ -245,7 +245,7 @@ class Encodes(ABC):
 
     @abstractmethod
     def encode(self, x: Images) -> Codes:
-        """Codes [B, D]; for a posterior its mean, for several layers the top one's."""
+        """Codes [B, D]; for a posterior its mean, for several layers the top one's or the one decoded."""
 
 
 class Infers(Encodes):

@@ -7,6 +7,9 @@ overlap, checkpoints share a rank; overlapping is not transitive, so a rank says
 and nothing more, and need not grow down the board. Of a bound (`>=`, `<=`) the intervals are those of the
 bound, which may be loose. What is ranked is the published weights; beside them stand mean and deviation over
 the seeds that were trained.
+
+Methods that cluster stand on boards of their own, one for each way of counting what is right; their floors
+are k-means of pixels, and k-means of the codes of VAEs that do not cluster.
 """
 
 from collections.abc import Iterable
@@ -22,9 +25,11 @@ from zoo.errors import require
 from zoo.methods import family_of
 from zoo.publishing.checkpoints import Checkpoint, over_seeds
 from zoo.scores.results import Number, Numbers, Protocol
-from zoo.scores.sections import MEASURES, RANKED, said_of
+from zoo.scores.sections import MEASURES, RANKED, SECTIONS, said_of
 
 FLOORS = {"train": "training images", "independent_pixels": "independent pixels"}
+VAES = "variational"
+"""The family whose codes are floors of the boards of clusters."""
 
 
 class Entry(NamedTuple):
@@ -141,14 +146,29 @@ def boards(
             for floor, numbers in one.floors.items():
                 if key in numbers and numbers[key].protocol == number.protocol:
                     floors.setdefault(place, {})[FLOORS.get(floor, floor)] = numbers[key]
+    for place in entries:
+        floors.setdefault(place, {}).update(_codes_beside(place, entries))
     found = []
     for place in sorted(entries, key=lambda place: (place.data, RANKED.index(place.metric), str(place))):
         ranked = sorted(entries[place], key=lambda entry: entry.number.value)
         if MEASURES[place.metric].better == "higher":
             ranked.sort(key=lambda entry: -entry.number.value)
         if len(ranked) >= num_least:
-            found.append(Board(*place, tuple(ranked), floors.get(place, {})))
+            found.append(Board(*place, tuple(ranked), floors[place]))
     return found
+
+
+def _codes_beside(place: Place, entries: dict[Place, list[Entry]]) -> dict[str, Number]:
+    """K-means of VAEs' codes beside those that cluster the same images by themselves, by what is shown."""
+    if place.metric not in SECTIONS["clusters"].numbers:
+        return {}
+    return {
+        f"k-means of {entry.slug} codes": entry.number
+        for other, found in entries.items()
+        if (other.data, other.metric) == (place.data, place.metric) and other.protocol.refines(place.protocol)
+        for entry in found
+        if entry.family == VAES
+    }
 
 
 def table(board: Board) -> Table:

@@ -49,6 +49,10 @@ class Protocol:
         """One line."""
         return "; ".join(part for part in (self.data, self.how) if part)
 
+    def refines(self, other: "Protocol") -> bool:
+        """Whether this says all that another does, and more: the treatment of its images, say, or a step."""
+        return self != other and self.data.startswith(other.data) and self.how.startswith(other.how)
+
 
 class Measure(NamedTuple):
     """What holds of a number, whatever method it is measured of."""

@@ -19,7 +19,7 @@ from zoo.scores.representation import (
     linear_probe,
     total_correlation,
 )
-from zoo.scores.results import Measure
+from zoo.scores.results import Measure, Protocol
 from zoo.scores.scene import Scene, as_tensors, code_version, drawn, part_of
 from zoo.scores.section import (
     Section,
@@ -100,24 +100,49 @@ def _train_codes(scene: Scene, rows: Tensor) -> Tensor:
 
 
 def clusters(scene: Scene) -> None:
-    """Agreement of the method's clusters, or of k-means on its codes, with the labels."""
+    """Agreement of the method's clusters with the labels, and of k-means on pixels; else of k-means on codes.
+
+    Clusters of the method's own are groups of images, however it sees their pixels: all stand on one board.
+    """
     method, columns = scene.method, scene.per_image
     train_y, test_y = scene.labels
-    if isinstance(method, Clusters):
-        log_probs, source = columns["log_prob_cluster"], "own clusters"
-    else:
+    if not isinstance(method, Clusters):
         k, rows = len(train_y.unique()), drawn(len(train_y), PROBE_CODES)
-        log_probs = kmeans_clusters(_train_codes(scene, rows), columns["code"], k, scene.seed)
-        source = f"k-means of {part_of(len(rows), len(train_y))} training codes, k={k}"
-    found = clustering(log_probs, test_y)
-    how = scene.treated(f"{len(test_y)} images, {source}")
-    for protocol in ("hungarian", "majority", "aae"):
-        accuracy = getattr(found, protocol)
-        interval = wilson(accuracy.value, len(test_y))
-        scene.put(f"cluster_accuracy_{protocol}", accuracy, how, interval=interval)
-    scene.put("nmi", found.nmi, how)
-    scene.put("ari", found.ari, how)
-    scene.put("used_clusters", float(found.used_clusters), how, of=log_probs.shape[1])
+        found = kmeans_clusters(_train_codes(scene, rows), columns["code"], k, scene.seed)
+        by = f"k-means of {part_of(len(rows), len(train_y))} training codes, k={k}"
+        _put_agreement(scene, _agreement(found, test_y), scene.treated(f"{len(test_y)} images, {by}"), k)
+        return
+    k, how = columns["log_prob_cluster"].shape[1], scene.untreated(f"{len(test_y)} images")
+    _put_agreement(scene, _agreement(columns["log_prob_cluster"], test_y), how, k)
+    train, test = scene.real("train", PROBE_CODES), scene.real("test")[columns["row"].long()]
+    known = remembered(
+        "clusters",
+        [code_version(), content_hash(train), content_hash(test), k, scene.seed],
+        lambda: as_tensors(
+            _agreement(kmeans_clusters(train.flatten(1), test.flatten(1), k, scene.seed), test_y)
+        ),
+    )
+    beside = {name: Estimate(float(value), float(error)) for name, (value, error) in known.items()}
+    _put_agreement(scene, beside, how, k, floor=f"k-means of pixels, k={k}")
+
+
+def _agreement(log_probs: Tensor, y: Tensor) -> dict[str, Estimate]:
+    found = clustering(log_probs, y)
+    assert found.aae is not None
+    accuracies = {"hungarian": found.hungarian, "majority": found.majority, "aae": found.aae}
+    others = {"nmi": found.nmi, "ari": found.ari, "used_clusters": found.used_clusters}
+    return {f"cluster_accuracy_{protocol}": accuracy for protocol, accuracy in accuracies.items()} | {
+        name: Estimate(float(value), math.nan) for name, value in others.items()
+    }
+
+
+def _put_agreement(
+    scene: Scene, agreement: dict[str, Estimate], how: Protocol, k: int, floor: str | None = None
+) -> None:
+    n = len(scene.per_image["row"])
+    for name, estimate in agreement.items():
+        interval = None if math.isnan(estimate.error) else wilson(estimate.value, n)
+        scene.put(name, estimate, how, of=k, interval=interval, floor=floor)
 
 
 def aggregate(scene: Scene) -> None:
@@ -177,13 +202,14 @@ CLUSTERS = Section(
     clusters,
     {
         "cluster_accuracy_hungarian": Measure(RIGHT, better="higher", board=190),
-        "cluster_accuracy_majority": Measure(RIGHT),
-        "cluster_accuracy_aae": Measure(RIGHT),
+        "cluster_accuracy_majority": Measure(RIGHT, better="higher", board=192),
+        "cluster_accuracy_aae": Measure(RIGHT, better="higher", board=194),
         "nmi": Measure("of 1", better="higher", board=200),
         "ari": Measure("of 1", better="higher", board=210),
         "used_clusters": Measure("of {}", Side.EXACT),
     },
-    "accuracy (`hungarian`, `majority`, `aae`), NMI, ARI; k-means where there are only codes",
+    "accuracy (`hungarian`, `majority`, `aae`), NMI, ARI, k-means of pixels beside them; where there are "
+    "only codes, of k-means of codes",
     reads=(encodings, cluster_probabilities),
 )
 AGGREGATE = Section(
