@@ -1,12 +1,11 @@
 """Jiang, Zheng, Tan, Tang, Zhou. Variational Deep Embedding. IJCAI 2017. arXiv:1611.05148.
 
-Layers learn one by one as in Xie, Girshick, Farhadi. Unsupervised Deep Embedding for Clustering Analysis. ICML
-2016. arXiv:1511.06335. Settings are also those of the released code.
+Layers may learn one by one before, as in Xie, Girshick, Farhadi. Unsupervised Deep Embedding for Clustering
+Analysis. ICML 2016. arXiv:1511.06335. Settings are also those of the released code.
 
-Departs from the paper: clusters are those of p(c|z) at the posterior mean, training has them at a draw; the
-constant of the bound is right (the released code adds D log 2 pi in each of D dimensions). The mixture is a
-group of its own in one Adam, which moves each parameter by itself. A likelihood sums c out, a bound at least as
-tight as that of equation 12.
+Departs from the paper: images are assigned by p(c|z) at their posterior mean, where training takes a draw;
+the bound has its constant (the released code adds D log 2 pi once per dimension). The mixture is a group of
+its own in one Adam, which moves each parameter by itself. Likelihoods sum c out: a tighter bound than g's.
 """
 
 import logging
@@ -110,20 +109,17 @@ class VaDE(LatentVariable, Clusters, Conditions):
         return phase(self.current_epoch, self.lengths)
 
     def learning(self) -> list[nn.Parameter]:
-        if self.phase < self.num_layers:
-            return [p for part in self.layer(self.phase) for p in part.parameters()]
+        if self.phase > self.num_layers:
+            return list(self.parameters())
         autoencoder = (self.encoder, self.mean, self.decoder, self.pixels)
-        return list(
-            self.parameters()
-            if self.phase > self.num_layers
-            else (p for part in autoencoder for p in part.parameters())
-        )
+        parts = autoencoder if self.phase == self.num_layers else self.layer(self.phase)
+        return [p for part in parts for p in part.parameters()]
 
     def layer(self, index: int) -> tuple[nn.Module, nn.Module]:
-        """A layer's way up and its way down, pairs of an affine map and a ReLU but at the code and the pixels."""
-        from_code = self.num_layers - 1 - index
-        up = nn.Sequential(*list(self.encoder)[2 * index : 2 * index + 2]) if from_code else self.mean
-        return up, nn.Sequential(*list(self.decoder)[2*from_code : 2*from_code + 2]) if index else self.pixels
+        """A layer's way up and its way down: affine maps, with a ReLU but for the code and the pixels."""
+        i = self.num_layers - 1 - index
+        up = nn.Sequential(*list(self.encoder)[2 * index : 2 * index + 2]) if i else self.mean
+        return up, nn.Sequential(*list(self.decoder)[2 * i : 2 * i + 2]) if index else self.pixels
 
     def prior(self) -> MixtureSameFamily:
         return self.mixture()
@@ -151,7 +147,7 @@ class VaDE(LatentVariable, Clusters, Conditions):
         return {"loss": loss, "elbo": -loss, "rate": rate, "distortion": distortion, **shares}
 
     def layer_loss(self, x: Images) -> PerImage:
-        """How well a layer gives back its inputs, some of which it does not see, through some of its outputs."""
+        """What a layer loses of its inputs, some of which it does not see, through some of its outputs."""
         up, down = self.layer(self.phase)
         with torch.no_grad():
             h = nn.Sequential(*list(self.encoder)[: 2 * self.phase])(x.flatten(-3))
