@@ -18,8 +18,18 @@ import torch
 from torch import nn
 from torch.distributions import Independent, MixtureSameFamily, Normal, kl_divergence
 
-from zoo.contract import Batch, Clusters, Codes, Conditions, Images, Labels, LogProbs, PerImage, Terms
-from zoo.contract.batch import IMAGES_AT_ONCE
+from zoo.contract import (
+    IMAGES_AT_ONCE,
+    Batch,
+    Clusters,
+    Codes,
+    Conditions,
+    Images,
+    Labels,
+    LogProbs,
+    PerImage,
+    Terms,
+)
 from zoo.errors import at_least, positive, require, share
 from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.parts.distributions.gaussians import diagonal_gaussian
@@ -190,9 +200,10 @@ class VaDE(LatentVariable, Clusters, Conditions):
         """Fit the mixture to the codes of the autoencoder that has learned, on every process alike."""
         super().on_train_epoch_end()
         if self.current_epoch + 1 == sum(self.lengths):
+            data = self.trainer.datamodule  # pyright: ignore
+            rows = torch.arange(len(data.images("train"))).split(IMAGES_AT_ONCE)
             with own_stream(self.current_epoch):
-                images = self.trainer.datamodule.split("train").x  # pyright: ignore
-            codes = [self.encode(part.to(self.device)) for part in images.split(IMAGES_AT_ONCE)]
+                codes = [self.encode(data.split("train", part).x.to(self.device)) for part in rows]
             self.mixture.fit(torch.cat(codes), mix(self.stream_seed or 0) % 2**32)
 
     def on_train_end(self) -> None:
