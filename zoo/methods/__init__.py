@@ -30,6 +30,7 @@ METHODS: dict[str, str] = {
     "PCA": "zoo.methods.autoencoders.pca",
     "RBM": "zoo.methods.energy.rbm",
     "VAE": "zoo.methods.variational.vae",
+    "VaDE": "zoo.methods.variational.vade",
 }
 """Class name of every method, and the module it is imported from."""
 
