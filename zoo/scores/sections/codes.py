@@ -76,7 +76,7 @@ def codes(scene: Scene) -> None:
         }
 
     sizes = f"{counted} training and {len(test_y)} test"
-    for name, accuracy in read(_train_codes(scene, rows), scene.per_image["code"]).items():
+    for name, accuracy in read(train_codes(scene, rows), scene.per_image["code"]).items():
         interval = wilson(accuracy.value, len(test_y))
         scene.put(name, accuracy, scene.treated(f"{sizes} codes"), interval=interval)
     scored = scene.per_image["row"].long()
@@ -91,7 +91,8 @@ def codes(scene: Scene) -> None:
         scene.put(name, Estimate(float(value), float(error)), how, floor="raw_pixels")
 
 
-def _train_codes(scene: Scene, rows: Tensor) -> Tensor:
+def train_codes(scene: Scene, rows: Tensor) -> Tensor:
+    """Codes of some training images, [N, D]."""
     method = scene.method
     assert isinstance(method, Encodes)
     with scene.stream("training images"):
@@ -107,7 +108,7 @@ def clusters(scene: Scene) -> None:
         log_probs, source = columns["log_prob_cluster"], "own clusters"
     else:
         k, rows = len(train_y.unique()), drawn(len(train_y), PROBE_CODES)
-        log_probs = kmeans_clusters(_train_codes(scene, rows), columns["code"], k, scene.seed)
+        log_probs = kmeans_clusters(train_codes(scene, rows), columns["code"], k, scene.seed)
         source = f"k-means of {part_of(len(rows), len(train_y))} training codes, k={k}"
     found = clustering(log_probs, test_y)
     how = scene.treated(f"{len(test_y)} images, {source}")

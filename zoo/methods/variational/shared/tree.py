@@ -1,8 +1,8 @@
 """A tree of Gaussian means under nested stick-breaking weights, and its posterior by coordinate ascent.
 
-A path starts at the root, whose mean is 0, and at every node breaks a stick of Beta(1, concentration) for each
-child in turn; the last one takes what is left. The mean of a node is N(mean of its parent, node_std^2), codes
-are N(mean of their leaf, leaf_std^2). Sticks belong to a group of codes, means to all.
+A path starts at the root, whose mean is 0. Every node breaks a stick of Beta(1, concentration) for each child
+in turn; the last one takes what is left. The mean of a node is N(mean of its parent, node_std^2), codes are
+N(mean of their leaf, leaf_std^2). Sticks belong to a group of codes, means to all.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,8 @@ class Coded(NamedTuple):
 class Tree(nn.Module):
     """The posterior of a tree: q(mean of a node) = N(mean, variance I), q(stick) a Beta, in float64.
 
-    Until it is planted it is the root alone: codes are N(0, leaf_std^2 I).
+    Until it is planted it is the root alone, about which codes lie as they do under the prior of all trees:
+    N(0, (leaf_std^2 + levels node_std^2) I).
 
     Args:
         branching: Children of the root, of each of these, and so on; the tree never has more levels.
@@ -65,6 +66,8 @@ class Tree(nn.Module):
     """Codes of each group that are believed to belong to each leaf, [G, M]."""
     log_weight: Tensor
     """E log of the weight of the path to each leaf, [G, M]."""
+    leaf_variance: Tensor
+    """Variance of codes about the mean of their leaf, []."""
     kl: Tensor
     """KL of means and sticks from their priors, in nats, []."""
 
@@ -81,7 +84,7 @@ class Tree(nn.Module):
     ) -> None:
         super().__init__()
         self.branching, self.concentration = tuple(branching), concentration
-        self.node_variance, self.leaf_variance = node_std**2, leaf_std**2
+        self.leaf_std, self.node_variance = leaf_std, node_std**2
         slots = 1 + sum(accumulate(branching, mul)) + spare_nodes
         parent = torch.full((slots,), FREE)
         parent[0] = ROOT
@@ -90,6 +93,8 @@ class Tree(nn.Module):
         for name, shape in (shapes | {"log_weight": (num_groups, slots), "kl": ()}).items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
         self.log_weight[:, 1:] = NEVER
+        wide = leaf_std**2 + len(self.branching) * self.node_variance
+        self.register_buffer("leaf_variance", torch.tensor(wide, dtype=torch.float64))
 
     @property
     def planted(self) -> bool:
@@ -170,7 +175,7 @@ class Tree(nn.Module):
         dim = mean.shape[1]
         near = mean.square().sum(1, keepdim=True) - 2 * mean @ self.mean.T + self.mean.square().sum(1)
         expected = near + spread[:, None] + dim * self.variance
-        scale = dim * np.log(2 * np.pi * self.leaf_variance)
+        scale = dim * (2 * torch.pi * self.leaf_variance).log()
         return log_weight - 0.5 * (expected / self.leaf_variance + scale)
 
     def prior(self, mass: Tensor) -> MixtureSameFamily:
@@ -221,7 +226,7 @@ class Tree(nn.Module):
         self.weigh_paths()
 
     def plant(self, codes: Tensor) -> None:
-        """Start at codes [N, D]: k-means finds the root's children, then theirs inside each, largest first."""
+        """Start at codes [N, D]: k-means finds the root's children, then theirs inside; the largest first."""
         nodes, used = [(0, torch.arange(len(codes), device=codes.device))], 1
         for width in self.branching:
             inside = []
@@ -231,6 +236,7 @@ class Tree(nn.Module):
                 self.parent[used : used + width] = node
                 used += width
             nodes = inside
+        self.leaf_variance.fill_(self.leaf_std**2)
         mass, first = torch.zeros_like(self.mass), torch.zeros_like(self.mean)
         for node, rows in nodes:
             mass[:, node] = len(rows) / len(mass)
