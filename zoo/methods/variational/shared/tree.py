@@ -277,7 +277,7 @@ class Tree(nn.Module):
             return False
         values, axes = torch.linalg.eigh(second[leaf] / mass[leaf])
         step = values[-1].sqrt() * axes[:, -1]
-        self.parent[free] = leaf if deeper else self.parent[leaf]
+        self.parent[free] = leaf if deeper else int(self.parent[leaf])
         halves = free if deeper else torch.cat([free.new_tensor([leaf]), free])
         shared = self.mass[:, leaf, None] / 2
         self.mean[halves] = self.mean[leaf] + torch.stack([step, -step])
