@@ -65,7 +65,7 @@ TREES = Section(
     (Nests,),
     trees,
     {
-        "level_nmi": Measure("of 1", better="higher"),
+        "level_nmi": Measure("of 1"),
         "kin_of_one_class": Measure("share", Side.EXACT),
     },
     "NMI of each level of the tree, k-means of as many clusters beside it; share of pairs of leaves with one "
