@@ -236,15 +236,14 @@ def test_bags_have_sticks_of_their_own():
     assert torch.equal(tree.mass.sum(1).round().long(), data.bag_of(torch.arange(1295)).bincount())
     assert float(tree.log_weight.std(0)[tree.leaf].min()) > 0.01
     tree.settle(15 * torch.rand_like(tree.mass) * tree.leaf, torch.zeros_like(tree.mean))
-    method.train()
     x = data.split("train", 6)
     twins = Batch(x.x[:1].expand(2, -1, -1, -1), x.y[:2], x.row[:2])
     assert not torch.equal(*method.bags[twins.row])
     method.loss(twins)
     rates = []
-    for one in (method, method.eval()):
+    for training in (True, False):
         torch.manual_seed(0)
-        rates.append(one.loss(twins)["rate"].detach())
+        rates.append(method.train(training).loss(twins)["rate"].detach())
     assert float((rates[0][0] - rates[0][1]).abs()) > 1e-3
     torch.testing.assert_close(rates[1][0], rates[1][1])  # images that are new belong to no bag
     weights = tree.log_mean_weight(method.new_group()[None])[0, tree.leaf].exp()

@@ -24,6 +24,8 @@ FEWEST = 0.01
 """Share of the codes that a leaf must hold to be split."""
 ROUNDS = 20
 """Updates of the means in turn, once a tree is planted."""
+RESTARTS = 10
+"""Starts of k-means, of which the best counts."""
 CODES_AT_ONCE = 2048
 Total = Callable[[Tensor], Tensor]
 """The sum of a tensor over processes."""
@@ -327,8 +329,8 @@ def _remove(parents: list[int], node: int) -> None:
 def k_means(codes: Tensor, k: int) -> Tensor:
     """Cluster of each code [N, D], [N], the largest first; fewer than k where fewer codes differ."""
     k = min(k, len(codes.unique(dim=0)))
-    if k < 2:
+    if k <= 1:
         return torch.zeros(len(codes), dtype=torch.long, device=codes.device)
-    found = KMeans(k, n_init=10, random_state=0).fit_predict(codes.cpu().numpy())
+    found = KMeans(k, random_state=0).set_params(n_init=RESTARTS).fit_predict(codes.cpu().numpy())
     rank = np.bincount(found, minlength=k).argsort(kind="stable")[::-1].argsort()
     return torch.from_numpy(rank[found]).to(codes.device)
