@@ -5,7 +5,6 @@ import torch
 from sklearn.metrics import normalized_mutual_info_score
 
 from zoo.contract.capabilities import Encodes, Hierarchy, Nests
-from zoo.errors import UsageError
 from zoo.scores.scene import Scene
 from zoo.scores.sections import trees as section
 from zoo.scores.sections.trees import paths, trees
@@ -86,6 +85,7 @@ def test_means_of_the_codes_are_the_floor_of_an_inner_level(monkeypatch):
     assert ("level_nmi", 2, "k-means") not in found
 
 
-def test_kin_need_a_class_with_two_leaves():
-    with pytest.raises(UsageError, match="kin of one class need a class with two leaves, got none"):
-        scored(Grouped([-1, 0, 0, 1, 1, 2, 2]), torch.where(LABELS == 0, 0, 3))
+def test_there_are_no_kin_where_every_class_has_one_leaf():
+    found = scored(Grouped([-1, 0, 0, 1, 1, 2, 2]), torch.where(LABELS == 0, 0, 3))
+    assert found.keys() == {("level_nmi", 1, None), ("level_nmi", 2, None)}
+    assert scored(Grouped([-1]), torch.zeros(8).long()).keys() == {("level_nmi", 1, None)}

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from zoo.contract.capabilities import Encodes, Hierarchy, Nests, Side
-from zoo.errors import require
 from zoo.scores.representation import clustering, kmeans_clusters
 from zoo.scores.results import Measure
 from zoo.scores.scene import Scene, drawn, part_of
@@ -53,7 +52,8 @@ def trees(scene: Scene) -> None:
     label = torch.stack([test_y[leaf == one].bincount().argmax() for one in used])
     one, other = torch.triu_indices(len(used), len(used), 1)
     kin, alike = above[used][one] == above[used][other], label[one] == label[other]
-    require(bool(alike.any()), "kin of one class need a class with two leaves, got none")
+    if not alike.any():  # every class has one leaf
+        return
     how = f"{len(test_y)} images, {{}} pairs of {len(used)} used leaves"
     share = float(kin[alike].double().mean())
     scene.put("kin_of_one_class", share, scene.treated(how.format(f"{int(alike.sum())} like-labelled")))
