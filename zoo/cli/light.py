@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.cli.verbs.data import data, features
 from zoo.cli.verbs.listing import list_
-from zoo.cli.verbs.pictures import interpolate, map_, nearest, repair, sample, traverse
+from zoo.cli.verbs.pictures import interpolate, map_, nearest, repair, sample, traverse, tree
 from zoo.cli.verbs.publishing import demo, leaderboard, publish, reproduce
 from zoo.cli.verbs.scoring import compare, score
 from zoo.errors import OneLine
@@ -19,6 +19,7 @@ VERBS = {
     "traverse": traverse,
     "nearest": nearest,
     "map": map_,
+    "tree": tree,
     "score": score,
     "compare": compare,
     "leaderboard": leaderboard,

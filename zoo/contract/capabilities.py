@@ -86,6 +86,16 @@ class Explanation(NamedTuple):
     """Latents [K, B, D] to log p(x|z) in nats, [K, B]; differentiable in z."""
 
 
+class Hierarchy(NamedTuple):
+    """A tree of groups, each a node."""
+
+    parent: Tensor
+    """Position of each node's parent, [nodes] int64; -1 of the root, which comes first. Nodes without
+    children are leaves: the clusters, in their order."""
+    images: Images
+    """What each node stands for, [nodes, C, H, W]."""
+
+
 class Partition(NamedTuple):
     """A normalising constant and how far it can be trusted."""
 
@@ -315,3 +325,11 @@ class Clusters(ABC):
     @abstractmethod
     def cluster(self, x: Images) -> LogProbs:
         """The value of log q(cluster|x), [B, clusters]."""
+
+
+class Nests(Clusters):
+    """Groups images in a tree, whose leaves are its clusters."""
+
+    @abstractmethod
+    def hierarchy(self) -> Hierarchy:
+        """The tree, with the image of every node."""

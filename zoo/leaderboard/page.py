@@ -25,6 +25,7 @@ PICTURES = {
     "interpolations.png": "from one test image to another, through codes",
     "traversals.png": "along the principal directions of the codes",
     "film.gif": "chains on their way to samples",
+    "tree.png": "the tree of groups, each node by what it stands for",
 }
 KINDS = {".png": "image/png", ".gif": "image/gif"}
 WIDTH, LEFT, STEP, MARGIN = 640, 190, 26, 24

@@ -27,6 +27,7 @@ METHODS: dict[str, str] = {
     "IWAE": "zoo.methods.variational.iwae",
     "LabelDBN": "zoo.methods.energy.label_dbn",
     "LogisticPCA": "zoo.methods.autoencoders.logistic_pca",
+    "NCRPVAE": "zoo.methods.variational.ncrp_vae",
     "PCA": "zoo.methods.autoencoders.pca",
     "RBM": "zoo.methods.energy.rbm",
     "VAE": "zoo.methods.variational.vae",

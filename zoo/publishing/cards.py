@@ -58,6 +58,7 @@ def card(checkpoint: Checkpoint) -> str:
         protocol=results.data["protocol"],
         samples="samples.png",
         film="film.gif" in pictures,
+        tree="tree.png" in pictures,
         seeds=len(next(iter(seeds.values()))) if seeds else 0,
         seed=yaml.safe_load((checkpoint.folder / TRAINING).read_text())["seed_everything"] if seeds else None,
         protocols=protocols,

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from zoo.contract.capabilities import Decodes, Encodes, Reconstructs, Samples, Side, Walks
+from zoo.contract.capabilities import Decodes, Encodes, Nests, Reconstructs, Samples, Side, Walks
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
@@ -41,6 +41,7 @@ from zoo.hub import (
 )
 from zoo.methods import from_folder
 from zoo.pictures.grids import save_film, save_grid
+from zoo.pictures.trees import save_tree
 from zoo.pictures.walks import CODES, interpolate, paired, traverse, with_nearest
 from zoo.scores.results import Number, Protocol, Results
 from zoo.scores.sections import HEADLINES
@@ -236,6 +237,8 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
     if isinstance(method, Walks):
         states = method.walk(FILM_CHAINS, generator=torch.Generator().manual_seed(DRAW_SEED))
         save_film(states, folder / "film.gif", FILM_COLUMNS, FILM_FRAMES)
+    if isinstance(method, Nests):
+        save_tree(method, folder / "tree.png")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(DRAW_SEED)
         if isinstance(method, Reconstructs):

@@ -214,6 +214,33 @@ def map_(
     sys.stdout.write(f"{len(points)} points: {out}\n")
 
 
+def tree(
+    model: str,
+    out: str = "tree.png",
+    revision: str | None = None,
+    code: str | None = None,
+) -> None:
+    """Show the tree into which a model groups images, each node by what it stands for.
+
+    Args:
+        model: A slug (`ncrp-vae-mnist`), a folder (`.../model`), or `owner/name` on the Hub.
+        out: The PNG to write.
+        revision: Branch, tag or commit on the Hub.
+        code: Class of a method of your own, such as `mypackage.mymethod.MyMethod`; it is imported.
+    """
+    require(out.endswith(".png"), f"out must end in .png, got {out!r}")
+    from zoo.contract.capabilities import Nests
+    from zoo.hub import model_folder
+    from zoo.methods import from_folder, own_class
+    from zoo.pictures.trees import save_tree
+
+    method = from_folder(model_folder(model, revision), own_class(code) if code else None)
+    if not isinstance(method, Nests):
+        raise UsageError(f"{type(method).__name__} has no tree")
+    nodes = save_tree(method, out)
+    sys.stdout.write(f"tree of {nodes} nodes: {out}\n")
+
+
 def _loaded(model: str, revision: str | None, out: str, n: int, code: str | None) -> tuple[Any, Any]:
     require(out.endswith(".png"), f"out must end in .png, got {out!r}")
     require(n >= 1, f"n must be at least 1, got {n}")

@@ -6,7 +6,7 @@ from zoo.errors import one_line
 from zoo.scores.results import Measure
 from zoo.scores.scene import Scene
 from zoo.scores.section import Section
-from zoo.scores.sections import chains, codes, labels, likelihood, samples
+from zoo.scores.sections import chains, codes, labels, likelihood, samples, trees
 
 SECTIONS: dict[str, Section] = {
     "log_prob": likelihood.LOG_PROB,
@@ -26,6 +26,7 @@ SECTIONS: dict[str, Section] = {
     "training_distance": samples.TRAINING_DISTANCE,
     "codes": codes.CODES,
     "clusters": codes.CLUSTERS,
+    "trees": trees.TREES,
     "aggregate": codes.AGGREGATE,
     "outliers": labels.OUTLIERS_AUROC,
     "ais": likelihood.AIS,

@@ -76,7 +76,7 @@ def codes(scene: Scene) -> None:
         }
 
     sizes = f"{counted} training and {len(test_y)} test"
-    for name, accuracy in read(_train_codes(scene, rows), scene.per_image["code"]).items():
+    for name, accuracy in read(train_codes(scene, rows), scene.per_image["code"]).items():
         interval = wilson(accuracy.value, len(test_y))
         scene.put(name, accuracy, scene.treated(f"{sizes} codes"), interval=interval)
     scored = scene.per_image["row"].long()
@@ -91,7 +91,8 @@ def codes(scene: Scene) -> None:
         scene.put(name, Estimate(float(value), float(error)), how, floor="raw_pixels")
 
 
-def _train_codes(scene: Scene, rows: Tensor) -> Tensor:
+def train_codes(scene: Scene, rows: Tensor) -> Tensor:
+    """Codes of some training images, [N, D]."""
     method = scene.method
     assert isinstance(method, Encodes)
     with scene.stream("training images"):
@@ -108,7 +109,7 @@ def clusters(scene: Scene) -> None:
     train_y, test_y = scene.labels
     if not isinstance(method, Clusters):
         k, rows = len(train_y.unique()), drawn(len(train_y), PROBE_CODES)
-        found = kmeans_clusters(_train_codes(scene, rows), columns["code"], k, scene.seed)
+        found = kmeans_clusters(train_codes(scene, rows), columns["code"], k, scene.seed)
         by = f"k-means of {part_of(len(rows), len(train_y))} training codes, k={k}"
         _put_agreement(scene, _agreement(found, test_y), scene.treated(f"{len(test_y)} images, {by}"), k)
         return
