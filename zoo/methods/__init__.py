@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {
     "PCA": "zoo.methods.autoencoders.pca",
     "RBM": "zoo.methods.energy.rbm",
     "VAE": "zoo.methods.variational.vae",
+    "VLAE": "zoo.methods.variational.vlae",
 }
 """Class name of every method, and the module it is imported from."""
 

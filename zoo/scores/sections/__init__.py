@@ -27,6 +27,7 @@ SECTIONS: dict[str, Section] = {
     "codes": codes.CODES,
     "clusters": codes.CLUSTERS,
     "aggregate": codes.AGGREGATE,
+    "code_use": codes.CODE_USE,
     "outliers": labels.OUTLIERS_AUROC,
     "ais": likelihood.AIS,
 }
