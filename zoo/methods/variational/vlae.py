@@ -30,10 +30,10 @@ from zoo.parts.networks.masked import RasterNetwork
 from zoo.parts.schedules import Schedule
 from zoo.randomness import drawing_from, own_stream
 
-UP, DOWN, SLACK = 1.1, 0.9, 1.05
+UP, DOWN, EASE = 1.1, 0.9, 1.05
 """Soft free bits: factors of the weight of the KL, and how far above the free bits it may lie in peace."""
 WEIGHT_RANGE = (1e-3, 1.0)
-DRAWS_OF_PRIOR = 2000
+DRAWS_FOR_VARIANCE = 2000
 """Draws behind the variance of a prior that is a flow."""
 
 
@@ -169,7 +169,7 @@ class VLAE(Walks, LatentVariable):
 
     def weigh_kl(self, rate: Tensor) -> None:
         """Move the weight of the KL by 10 %, in the direction that leads the rate to the free bits."""
-        factor = 1.0 + (UP - 1) * (rate > SLACK * self.floor) + (DOWN - 1) * (rate < self.floor)
+        factor = 1.0 + (UP - 1) * (rate > EASE * self.floor) + (DOWN - 1) * (rate < self.floor)
         self.kl_weight.mul_(factor).clamp_(*WEIGHT_RANGE)
 
     @torch.no_grad()
@@ -177,7 +177,7 @@ class VLAE(Walks, LatentVariable):
         if self.flow_in == "posterior":
             return self.prior().variance
         with own_stream(layer):
-            return self.prior().sample(torch.Size((DRAWS_OF_PRIOR,))).var(0)
+            return self.prior().sample(torch.Size((DRAWS_FOR_VARIANCE,))).var(0)
 
     def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
         """Yield n images after each row that is drawn; what is not drawn yet is grey."""
