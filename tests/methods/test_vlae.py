@@ -5,11 +5,16 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from support import Handful, all_states, batch, begun, images, suited_digits, tiny, trainer
 
+from zoo import from_pretrained
+from zoo.cli.verbs.pictures import sample
+from zoo.contract.saved import save_pretrained
 from zoo.errors import UsageError
 from zoo.methods.variational.vlae import VLAE
 from zoo.parts.distributions.gaussians import standard_gaussian
+from zoo.publishing.checkpoints import checkpoints
 from zoo.scores.evaluation import Evaluator
 
 TINY = {
@@ -225,6 +230,27 @@ def test_the_score_has_the_rate_the_code_s_worth_and_its_information(flow, tmp_p
     assert not evaluator.results.skipped
     names = {"log_prob_lower", "rate", "mutual_information", "active_units", "code_use"}
     assert {f"test/{name}" for name in names} <= evaluator.results.numbers.keys()
+
+
+def test_no_published_code_has_collapsed():
+    """A decoder that does without its code is the silent failure: its KL falls to nothing."""
+    for one in checkpoints().values():
+        if one.results.method != "VLAE":
+            continue
+        numbers = {name: one.results.numbers[f"test/{name}"] for name in ("rate", "code_use")}
+        if from_pretrained(one.folder).conditional:
+            assert numbers["rate"].value > 1, one.folder
+            assert numbers["code_use"].value - 3 * numbers["code_use"].error > 0, one.folder
+        else:
+            assert numbers["rate"].value < 0.1, one.folder
+            assert numbers["code_use"].value == 0, one.folder
+
+
+def test_a_film_of_a_draw(tmp_path):
+    folder, film = save_pretrained(tiny("VLAE"), tmp_path / "model"), tmp_path / "film.gif"
+    sample(str(folder), n=4, film=True, out=str(film))
+    with Image.open(film) as frames:
+        assert frames.n_frames == 8
 
 
 @pytest.mark.parametrize(

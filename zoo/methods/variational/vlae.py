@@ -40,8 +40,9 @@ DRAWS_FOR_VARIANCE = 2000
 class VLAE(Walks, LatentVariable):
     """Autoencoder whose decoder draws pixels one by one and sees few of them: the code keeps the rest.
 
-    An image takes H W steps of one pixel in every layer, together the work of one pass, and, where the flow
-    stands in the prior, `latent_dim` passes for each step of the flow.
+    An image takes H W steps, of one pixel in every layer: together the work of one pass, but one after the
+    other; 500 images of 28 x 28 take a second of one core. Where the flow stands in the prior, their codes
+    take `latent_dim` passes for each step of the flow. `zoo sample --film` shows the rows as they are drawn.
 
     Args:
         image_shape: (C, H, W) of one image; set from the data on the command line.

@@ -7,7 +7,16 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from zoo.cache import content_hash, remembered
-from zoo.contract.capabilities import Believes, Clusters, Encodes, Explains, Infers, Reconstructs, Side
+from zoo.contract.capabilities import (
+    Believes,
+    Clusters,
+    Encodes,
+    Explains,
+    Infers,
+    Reconstructs,
+    Samples,
+    Side,
+)
 from zoo.errors import require
 from zoo.parts.estimators import active_units
 from zoo.scores.metrics import Estimate, mean_and_error, wilson
@@ -36,7 +45,9 @@ CORRELATED = 2000
 def reconstruction(scene: Scene) -> None:
     """Squared error of the reconstructed test images; of grey ones also the signal-to-noise ratio."""
     values, ratios = scene.per_image["reconstruction_error"], scene.per_image["reconstruction_psnr"]
-    how = f"{len(values)} images, mean reconstruction"
+    method = scene.method
+    kind = "drawn" if isinstance(method, Samples) and method.draws_pixels else "mean"
+    how = f"{len(values)} images, {kind} reconstruction"
     scene.put("reconstruction_error", mean_and_error(values), scene.treated(how))
     if scene.data.pixels != "binary" and ratios.isfinite().all():
         scene.put("reconstruction_psnr", mean_and_error(ratios), scene.treated(f"{how}, clipped"))
