@@ -98,40 +98,39 @@ class RasterNetwork(nn.Module):
             uniform: Numbers in [0, 1): a pixel is 1 where its own is below its probability.
         """
         n, colours, height, width = uniform.shape
-        maps = torch.full_like(uniform, UNKNOWN)
+        x = torch.full_like(uniform, UNKNOWN)
         widths = [colours] + [self.first.weight.shape[0]] * len(self.masked)
-        seen = [uniform.new_zeros(n, height + 1, width + 2, size) for size in widths]
+        seen = [uniform.new_zeros(n, 2, width + 2, size) for size in widths]
         inputs = self._around(context)
         for row in range(height):
-            self._draw_row(row, inputs, uniform, seen, maps)
-            yield maps.clone()
+            self._draw_row(row, inputs, uniform, seen, x)
+            yield x.clone()
 
     @torch.no_grad()
     def _around(self, context: Tensor) -> Tensor:
         return self.context(context).permute(0, 2, 3, 1)
 
     @torch.no_grad()
-    def _draw_row(
-        self, row: int, inputs: Tensor, uniform: Tensor, seen: Sequence[Tensor], maps: Tensor
-    ) -> None:
-        """Draw a row of `maps`, and write into `seen` what the layers' windows will see of it."""
-
-        def window(layer: int, column: int) -> Tensor:
-            return seen[layer][:, row : row + 2, column : column + 3]
+    def _draw_row(self, row: int, inputs: Tensor, uniform: Tensor, seen: Sequence[Tensor], x: Tensor) -> None:
+        """Draw a row of x; `seen` are the row above and this one as the masked layers see them, padded."""
 
         def across(layer: nn.Module, h: Tensor) -> Tensor:
             return linear(h, layer.weight.flatten(1), layer.bias)  # pyright: ignore
 
+        for rows in seen:
+            rows[:, 0] = rows[:, 1]
+            rows[:, 1] = 0
         for column in range(uniform.shape[-1]):
-            h = inputs[:, row, column] + self.first.at(window(0, column))
-            for i, layer in enumerate(self.masked, 1):
-                seen[i][:, row + 1, column + 1] = elu(h)
-                h = h + layer.at(window(i, column))  # pyright: ignore[reportCallIssue]
+            window, here = slice(column, column + 3), column + 1
+            h = inputs[:, row, column] + self.first.at(seen[0][:, :, window])
+            for rows, layer in zip(seen[1:], self.masked, strict=True):
+                rows[:, 1, here] = elu(h)
+                h = h + layer.at(rows[:, :, window])  # pyright: ignore[reportCallIssue]
             for layer in self.pointwise:
                 h = h + across(layer, elu(h))
             pixel = uniform[:, :, row, column] < across(self.last, elu(h)).float().sigmoid()
-            maps[:, :, row, column] = pixel.to(maps)
-            seen[0][:, row + 1, column + 1] = maps[:, :, row, column]
+            x[:, :, row, column] = pixel.to(x)
+            seen[0][:, 1, here] = x[:, :, row, column]
 
 
 class MaskedLinear(nn.Linear):
