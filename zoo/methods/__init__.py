@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "RBM": "zoo.methods.energy.rbm",
     "VAE": "zoo.methods.variational.vae",
     "VaDE": "zoo.methods.variational.vade",
+    "VLAE": "zoo.methods.variational.vlae",
 }
 """Class name of every method, and the module it is imported from."""
 

@@ -28,6 +28,7 @@ SECTIONS: dict[str, Section] = {
     "clusters": codes.CLUSTERS,
     "trees": trees.TREES,
     "aggregate": codes.AGGREGATE,
+    "code_use": codes.CODE_USE,
     "outliers": labels.OUTLIERS_AUROC,
     "ais": likelihood.AIS,
 }

@@ -7,7 +7,16 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from zoo.cache import content_hash, remembered
-from zoo.contract.capabilities import Believes, Clusters, Encodes, Infers, Reconstructs, Side
+from zoo.contract.capabilities import (
+    Believes,
+    Clusters,
+    Encodes,
+    Explains,
+    Infers,
+    Reconstructs,
+    Samples,
+    Side,
+)
 from zoo.errors import require
 from zoo.parts.estimators import active_units
 from zoo.scores.metrics import Estimate, mean_and_error, wilson
@@ -20,7 +29,7 @@ from zoo.scores.representation import (
     total_correlation,
 )
 from zoo.scores.results import Measure, Protocol
-from zoo.scores.scene import Scene, as_tensors, code_version, drawn, part_of
+from zoo.scores.scene import BLOCK, Scene, as_tensors, code_version, drawn, part_of
 from zoo.scores.section import (
     Section,
     cluster_probabilities,
@@ -36,7 +45,9 @@ CORRELATED = 2000
 def reconstruction(scene: Scene) -> None:
     """Squared error of the reconstructed test images; of grey ones also the signal-to-noise ratio."""
     values, ratios = scene.per_image["reconstruction_error"], scene.per_image["reconstruction_psnr"]
-    how = f"{len(values)} images, mean reconstruction"
+    method = scene.method
+    kind = "drawn" if isinstance(method, Samples) and method.draws_pixels else "mean"
+    how = f"{len(values)} images, {kind} reconstruction"
     scene.put("reconstruction_error", mean_and_error(values), scene.treated(how))
     if scene.data.pixels != "binary" and ratios.isfinite().all():
         scene.put("reconstruction_psnr", mean_and_error(ratios), scene.treated(f"{how}, clipped"))
@@ -98,6 +109,25 @@ def train_codes(scene: Scene, rows: Tensor) -> Tensor:
     with scene.stream("training images"):
         x = scene.data.split("train", rows).x
     return scene.spread("codes", len(x), lambda part: (method.encode(x[part].to(method.device)),))[0]
+
+
+def code_use(scene: Scene) -> None:
+    """What test images lose when their codes change places: nothing where the decoder does not read them."""
+    method = scene.method
+    assert isinstance(method, Explains)
+    num = len(scene.data.images("test"))
+    rows = drawn(num, scene.num_images)
+    x = scene.data.split("test", rows).x
+
+    def lost(part: slice) -> tuple[Tensor]:
+        _, posterior, log_likelihood = method.explain(x[part].to(method.device))
+        z = posterior.sample(torch.Size((1,)))
+        return ((log_likelihood(z) - log_likelihood(z.roll(1, 1)))[0],)
+
+    require(len(x) > 1, f"codes change places among at least 2 images, got {len(x)}")
+    values = scene.spread("code_use", len(x), lost)[0]
+    how = f"{part_of(len(x), num)} images, one draw each, against the code of the image before in blocks of "
+    scene.put("code_use", mean_and_error(values), scene.treated(f"{how}{BLOCK}"))
 
 
 def clusters(scene: Scene) -> None:
@@ -222,4 +252,10 @@ AGGREGATE = Section(
         "total_correlation": Measure("nats"),
     },
     "mutual information of image and latent (capped at log n), marginal KL, total correlation",
+)
+CODE_USE = Section(
+    (Explains,),
+    code_use,
+    {"code_use": Measure("nats/image")},
+    "nats that images lose under the codes of others: 0 where the decoder does not use its code",
 )
