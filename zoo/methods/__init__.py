@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {
     "PCA": "zoo.methods.autoencoders.pca",
     "RBM": "zoo.methods.energy.rbm",
     "VAE": "zoo.methods.variational.vae",
+    "VIB": "zoo.methods.variational.vib",
 }
 """Class name of every method, and the module it is imported from."""
 
