@@ -150,7 +150,10 @@ def test_information_is_scored_in_bits_between_its_bounds(tmp_path):
     data = Digits(binarize="none")
     x, y = data.split("test").x, data.split("test").y
     method = believing(lambda z: torch.zeros(*z.shape[:-1], 10).log_softmax(-1))
-    numbers = scored(method, tmp_path, "bottleneck", data=data).numbers
+    results = scored(method, tmp_path, "bottleneck", "ais", "log_prob", data=data)
+    assert results.skipped["ais"] == "needs Explains: VIB has not that capability"
+    assert results.skipped["log_prob"] == "needs Scores: VIB has not that capability"
+    numbers = results.numbers
     rate = 0.5 * (x.flatten(1).sum(1) ** 2 + 2 * 0.25 - 2) - 2 * math.log(0.5)
     assert numbers["test/code_information"].value == pytest.approx(float(rate.mean()) / math.log(2), rel=1e-5)
     assert str(numbers["test/code_information"]).startswith("<=")
