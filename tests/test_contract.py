@@ -27,6 +27,7 @@ import zoo
 from zoo import from_pretrained
 from zoo.contract.capabilities import (
     Classifies,
+    ClassifiesCodes,
     Conditions,
     Decodes,
     Emits,
@@ -287,6 +288,16 @@ def test_classes_have_probabilities(name):
     log_p = method.classify(images())
     assert log_p.shape[0] == 6
     torch.testing.assert_close(log_p.exp().sum(1), torch.ones(6))
+
+
+@pytest.mark.parametrize("name", having(ClassifiesCodes))
+def test_codes_alone_have_classes(name):
+    method = begun(name).eval()
+    prior, posterior = method.believe(images())
+    for z in (posterior.sample((4,)), prior.sample((4, 6))):
+        log_p = method.classify_codes(z)
+        assert log_p.shape[:2] == (4, 6)
+        torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(4, 6))
 
 
 @pytest.mark.parametrize("name", having(Conditions))

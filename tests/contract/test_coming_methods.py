@@ -20,8 +20,6 @@ from torch.nn.functional import softplus
 
 from zoo.contract.batch import Batch
 from zoo.contract.capabilities import (
-    Beliefs,
-    Believes,
     Clusters,
     Conditions,
     Emits,
@@ -447,32 +445,7 @@ def test_categories_that_are_not_recognised_cannot_be_matched(tmp_path):
     assert reason == "matching categories needs Clusters: Blind has not that capability"
 
 
-# Prior and posterior, and no likelihood of images.
-
-
-class Bottleneck(Fake, Believes):
-    """VIB: q(z|x) = N(sum of pixels / 8, 1 / 4), p(z) = N(0, I)."""
-
-    def believe(self, x):
-        mean = x.flatten(1).sum(1, keepdim=True) / 8
-        return Beliefs(
-            standard_gaussian(1, x.device), diagonal_gaussian(mean, torch.full_like(mean, math.log(0.25)))
-        )
-
-
-def test_information_needs_no_likelihood(tmp_path):
-    data, method = Digits(), Bottleneck()
-    results = score(method, tmp_path, data, metrics=["aggregate", "ais", "log_prob"], num_images=300)
-    found = results.numbers["test/mutual_information"]
-    q = method.believe(data.split("test").x[drawn(359, 300)]).posterior
-    z = torch.linspace(-5, 12, 4000)[:, None, None]
-    log_q = q.log_prob(z).double()
-    log_mixture = log_q.logsumexp(1, keepdim=True) - math.log(300)
-    exact = float((log_q.exp() * (log_q - log_mixture)).sum(0).mean()) * 17 / 3999
-    assert found.value == pytest.approx(exact, abs=4 * found.error)
-    assert found.error < 0.1
-    assert results.skipped["ais"] == "needs Explains: Bottleneck has not that capability"
-    assert results.skipped["log_prob"] == "needs Scores: Bottleneck has not that capability"
+# Prior and posterior of what has a likelihood of images too.
 
 
 def test_what_explains_believes():

@@ -4,6 +4,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from zoo.errors import require
+
 PixelKind = Literal["binary", "real", "deq", "pseudo"]
 """binary: 0 or 1; real: grey levels in [0, 1] as they are; deq: (byte + U[0, 1)) / 256; pseudo: grey levels
 as the targets of a Bernoulli likelihood, which is then a score and no likelihood."""
@@ -25,6 +27,19 @@ class Batch(NamedTuple):
     """[B] int64 labels; -1 where there is none or it is withheld."""
     row: Tensor
     """[B] int64 positions in the split."""
+
+
+def need_labels(y: Tensor, num_classes: int) -> None:
+    """Refuse labels [N] of which one is none of 0, 1, ..., num_classes - 1.
+
+    Raises:
+        UsageError: Naming the smallest or the largest.
+    """
+    low, high = int(y.min()), int(y.max())
+    require(
+        low >= 0 and high < num_classes,
+        f"every image needs a label between 0 and {num_classes - 1}, got {low if low < 0 else high}",
+    )
 
 
 Terms = dict[str, Tensor]

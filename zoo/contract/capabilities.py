@@ -310,13 +310,21 @@ class Repairs(ABC):
 class Classifies(ABC):
     """Predicts labels."""
 
-    classifies_by: ClassVar[str] = "p(y|x)"
+    classifies_by: str = "p(y|x)"
     """What `classify` gives the logarithm of, as protocols name it: p(y|x), or what stands in its place where
     that cannot be had, as p(y|E[h|x]) of a model with hidden units between image and label."""
 
     @abstractmethod
     def classify(self, x: Images) -> LogProbs:
         """Log-probabilities of the labels given the images, those of `classifies_by`, [B, classes]."""
+
+
+class ClassifiesCodes(Believes, Classifies):
+    """Predicts labels from its latents alone."""
+
+    @abstractmethod
+    def classify_codes(self, z: Tensor) -> Tensor:
+        """Log-probabilities of the labels given codes [..., D]: [..., classes]."""
 
 
 class Clusters(ABC):

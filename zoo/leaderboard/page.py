@@ -24,6 +24,7 @@ PICTURES = {
     "reconstructions.png": "test images, and below each its reconstruction",
     "interpolations.png": "from one test image to another, through codes",
     "traversals.png": "along the principal directions of the codes",
+    "map.png": "codes of test images in a plane, by label",
     "film.gif": "chains on their way to samples",
     "tree.png": "the tree of groups, each node by what it stands for",
 }

@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "RBM": "zoo.methods.energy.rbm",
     "VAE": "zoo.methods.variational.vae",
     "VaDE": "zoo.methods.variational.vade",
+    "VIB": "zoo.methods.variational.vib",
     "VLAE": "zoo.methods.variational.vlae",
 }
 """Class name of every method, and the module it is imported from."""

@@ -7,10 +7,12 @@ behind samples, and `mask` says which pixels `repair` is told.
 from typing import Any, Literal, get_args
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from zoo.contract.capabilities import Decodes, Encodes, Samples
 from zoo.errors import UsageError, require
+from zoo.pictures.plots import scatter
 
 CODES = 1000
 """Test images whose codes give the principal directions."""
@@ -110,6 +112,18 @@ def plane(method: Any, x: Tensor) -> Tensor:
         return z
     centred = (z - z.mean(0)).double()
     return (centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T).to(z)
+
+
+def code_map(method: Any, data: Any, n: int) -> Image.Image:
+    """The first n test images as points in the plane of their codes, coloured by label.
+
+    Raises:
+        UsageError: As `plane`.
+    """
+    images = data.split("test")
+    points, labels = plane(method, images.x[:n]), images.y[:n]
+    names = [str(label) for label in range(int(images.y.max()) + 1)]
+    return scatter(points, labels, data.facts.classes or names)
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from zoo.contract.about import _summary, abilities, departures
+from zoo.contract.capabilities import Classifies, Samples
+from zoo.contract.method import Method
 from zoo.data.sets import facts_of
 from zoo.files import write_bytes
 from zoo.hub import WEIGHTS, recipe_files, shelf
@@ -21,6 +23,12 @@ from zoo.scores.sections import HEADLINES
 
 INDEX = "MODEL_CARDS.md"
 MEGABYTE = 1e6
+FIRST = (
+    ("samples.png", "Samples"),
+    ("reconstructions.png", "Test images, and below each its reconstruction"),
+    ("map.png", "Codes of test images in a plane, by label"),
+)
+"""Pictures by what they show: the first that there is stands on the card."""
 
 
 def write_card(checkpoint: Checkpoint) -> None:
@@ -54,9 +62,9 @@ def card(checkpoint: Checkpoint) -> str:
         numbers=rows,
         summary=f"{_summary(kind)} Trained on {data.called}.",
         citation=kind.paper,
-        shape=", ".join(map(str, config["init_args"]["image_shape"])),
+        use=use(kind, ", ".join(map(str, config["init_args"]["image_shape"]))),
+        picture=next(({"file": name, "title": title} for name, title in FIRST if name in pictures), None),
         protocol=results.data["protocol"],
-        samples="samples.png",
         film="film.gif" in pictures,
         tree="tree.png" in pictures,
         seeds=len(next(iter(seeds.values()))) if seeds else 0,
@@ -79,6 +87,25 @@ def card(checkpoint: Checkpoint) -> str:
             + (f" --seeds {len(next(iter(seeds.values())))}`" if seeds else "`"),
         },
     )
+
+
+def use(kind: type[Method], shape: str) -> dict[str, str]:
+    """What a method is for: its task as the Hub names it, a line of Python, and a verb.
+
+    Args:
+        kind: Its class.
+        shape: Of one of its images.
+    """
+    of_images = f"of images x [B, {shape}] in [0, 1]"
+    if issubclass(kind, Samples):
+        draw = "images = method.sample(64, generator=torch.Generator().manual_seed(0))"
+        example = f"{draw}  # [64, {shape}] in [0, 1]"
+        return {"task": "unconditional-image-generation", "example": example, "verb": "draws"}
+    if issubclass(kind, Classifies):
+        example = f"log_p = method.classify(x)  # [B, classes] {of_images}"
+        return {"task": "image-classification", "example": example, "verb": "classifies"}
+    example = f"codes = method.encode(x)  # [B, D] {of_images}"
+    return {"task": "image-feature-extraction", "example": example, "verb": "encodes"}
 
 
 def index(found: dict[str, Checkpoint]) -> str:

@@ -27,7 +27,7 @@ from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
 from zoo.errors import require
-from zoo.files import sha256, write_bytes, write_json
+from zoo.files import atomic, sha256, write_bytes, write_json
 from zoo.hub import (
     CONFIG,
     METRICS,
@@ -42,7 +42,7 @@ from zoo.hub import (
 from zoo.methods import from_folder
 from zoo.pictures.grids import save_film, save_grid
 from zoo.pictures.trees import save_tree
-from zoo.pictures.walks import CODES, interpolate, paired, traverse, with_nearest
+from zoo.pictures.walks import CODES, code_map, interpolate, paired, traverse, with_nearest
 from zoo.scores.results import Number, Protocol, Results
 from zoo.scores.sections import HEADLINES
 
@@ -56,6 +56,8 @@ MAX_BYTES = 12_000_000
 NUM_DRAWS, DRAW_SEED = 8, 0
 SAME_PIXEL, SAME_SHARE = 1e-3, 0.98
 SIDE = 10
+MAPPED = 2000
+"""Test images on a map of codes."""
 FILM_CHAINS, FILM_COLUMNS, FILM_FRAMES = 16, 4, 40
 
 
@@ -252,6 +254,10 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
             if directions:
                 rows = traverse(method, x, directions, SIDE)
                 save_grid(rows.flatten(0, 1), folder / "traversals.png", SIDE)
+        leads_back = isinstance(method, (Samples, Decodes))
+        if isinstance(method, Encodes) and not leads_back and method.encode(x[:1]).shape[1] > 1:
+            with atomic(folder / "map.png") as temporary:
+                code_map(method, data, MAPPED).save(temporary, format="PNG")
 
 
 def register(checkpoint: Checkpoint) -> None:

@@ -202,16 +202,12 @@ def map_(
         code: Class of a method of your own, such as `mypackage.mymethod.MyMethod`; it is imported.
     """
     from zoo.files import atomic
-    from zoo.pictures.plots import scatter
-    from zoo.pictures.walks import plane
+    from zoo.pictures.walks import code_map
 
     method, data = _loaded(model, revision, out, n, code)
-    images = data.split("test")
-    points, labels = plane(method, images.x[:n]), images.y[:n]
-    names = [str(label) for label in range(int(images.y.max()) + 1)]
     with atomic(out) as temporary:
-        scatter(points, labels, data.facts.classes or names).save(temporary, format="PNG")
-    sys.stdout.write(f"{len(points)} points: {out}\n")
+        code_map(method, data, n).save(temporary, format="PNG")
+    sys.stdout.write(f"{min(n, len(data.images('test')))} points: {out}\n")
 
 
 def tree(

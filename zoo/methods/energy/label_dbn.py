@@ -30,8 +30,9 @@ from zoo.contract import (
     LogProbs,
     Reconstructs,
     Terms,
+    need_labels,
 )
-from zoo.errors import at_least, require
+from zoo.errors import at_least
 from zoo.methods.energy.shared.belief import Level, Stack
 from zoo.methods.energy.shared.contrastive import BURN_IN, Pace
 from zoo.methods.energy.shared.greedy import Greedy, Plan
@@ -144,11 +145,7 @@ class LabelDBN(Greedy, Emits, Conditions, Classifies, Encodes, Decodes, Reconstr
     def start_from(self, data: Any) -> None:
         """Start untouched biases at the training images' means and the frequencies of their labels."""
         y = data.split("train").y
-        low, high = int(y.min()), int(y.max())
-        require(
-            low >= 0 and high < self.num_classes,
-            f"every image needs a label between 0 and {self.num_classes - 1}, got {low if low < 0 else high}",
-        )
+        need_labels(y, self.num_classes)
         if self.stack.levels[0].pixels.untouched:
             counts = y.bincount(minlength=self.num_classes) + 1
             self.top.label_bias.data.copy_((counts / counts.sum()).log())

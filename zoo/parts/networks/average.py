@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Average(nn.Module):
             copied.copy_(buffer)
         self.updates += 1
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """What the averaged network makes of its input."""
         with evaluated(self.network):
             return self.network(x)

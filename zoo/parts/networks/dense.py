@@ -19,9 +19,12 @@ class MLP(nn.Sequential):
         in_dim: Width of the input.
         hidden_dims: Width of each hidden layer.
         activation: The non-linearity after each hidden layer.
+        dropout: Share of each hidden layer's units that is dropped in training.
     """
 
-    def __init__(self, in_dim: int, hidden_dims: Sequence[int], activation: Activation = "tanh") -> None:
+    def __init__(
+        self, in_dim: int, hidden_dims: Sequence[int], activation: Activation = "tanh", dropout: float = 0.0
+    ) -> None:
         super().__init__()
         widths = [in_dim, *hidden_dims]
         for i in range(len(hidden_dims)):
@@ -32,6 +35,8 @@ class MLP(nn.Sequential):
                 nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
             self.append(layer).append(nn.ReLU() if activation == "relu" else nn.Tanh())
+            if dropout:
+                self.append(nn.Dropout(dropout))
         self.out_dim = widths[-1]
 
 

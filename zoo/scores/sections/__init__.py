@@ -20,6 +20,7 @@ SECTIONS: dict[str, Section] = {
     "classes": samples.CLASSES,
     "conditional": labels.CONDITIONAL,
     "accuracy": labels.ACCURACY,
+    "bottleneck": labels.BOTTLENECK,
     "parzen": samples.PARZEN,
     "csl": chains.CSL,
     "mixing": chains.MIXING,

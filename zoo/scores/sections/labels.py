@@ -1,19 +1,35 @@
 """What a method knows of classes."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from zoo.contract.capabilities import Classifies, Clusters, Conditions, Energies, Scores, Side, Weighs
+from zoo.contract.capabilities import (
+    Classifies,
+    ClassifiesCodes,
+    Clusters,
+    Conditions,
+    Energies,
+    Scores,
+    Side,
+    Weighs,
+)
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
 from zoo.errors import UsageError, require
-from zoo.scores.metrics import proportion, wilson
+from zoo.parts.distributions.divergences import kl_of
+from zoo.scores.metrics import mean_and_error, proportion, wilson
 from zoo.scores.representation import matching, outlier_auroc
 from zoo.scores.results import Measure
 from zoo.scores.scene import Scene, drawn, part_of
 from zoo.scores.section import Section
 
 OUTLIERS, OUTLIER_SAMPLES = 1000, 50
+BIT = math.log(2)
+"""Nats of a bit."""
+CODE_DRAWS = 12
+"""Codes of an image that a classifier of codes is shown, one by one (Alemi et al. 2017)."""
 MATCHED = 10_000
 """Most training images on which a method's own categories are matched with classes."""
 
@@ -74,6 +90,47 @@ def accuracy(scene: Scene) -> None:
     scene.put("accuracy", hits, how, interval=wilson(hits.value, len(x)))
 
 
+def bottleneck(scene: Scene) -> None:
+    """What codes hold of the images, what they say of the labels, and what a single code is good for."""
+    method, (_, labels) = scene.method, scene.labels
+    assert isinstance(method, ClassifiesCodes)
+    x = scene.data.split("test").x[scene.per_image["row"].long()]
+
+    def read(rows: slice) -> tuple[Tensor, ...]:
+        return through_codes(method, x[rows].to(method.device), labels[rows].to(method.device))
+
+    rate, cross_entropy, right = scene.spread("bottleneck", len(x), read)
+    num = f"{len(x)} images"
+    scene.put("code_information", mean_and_error(rate / BIT), scene.treated(f"{num}, their rate"))
+    shares = labels.bincount().double() / len(labels)
+    gained = torch.special.entr(shares).sum() - cross_entropy
+    how = scene.treated(f"{num}, the labels' entropy less the cross-entropy of single codes")
+    scene.put("label_information", mean_and_error(gained / BIT), how)
+    one = mean_and_error(right)
+    scene.put("accuracy_one_code", one, scene.treated(f"{num}, the mean of {CODE_DRAWS} codes, one by one"))
+
+
+@torch.no_grad()
+def through_codes(method: ClassifiesCodes, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What becomes of images on their way through `CODE_DRAWS` codes.
+
+    Args:
+        method: It classifies codes.
+        x: Images [B, C, H, W].
+        y: Their labels [B].
+
+    Returns:
+        KL(q(z|x) || p(z)) and the mean of -log q(y|z), in nats, and the share of codes that are classified
+        right: each [B].
+    """
+    prior, posterior = method.believe(x)
+    z = posterior.sample(torch.Size([CODE_DRAWS]))
+    log_q = method.classify_codes(z)
+    own = log_q.gather(-1, y.expand(CODE_DRAWS, -1)[..., None])[..., 0]
+    right = (log_q.argmax(-1) == y).double().mean(0)
+    return kl_of(posterior, prior, z).double(), -own.double().mean(0), right
+
+
 def outliers(scene: Scene) -> None:
     """AUROC of telling the test images from those of another data set by log-likelihood or energy."""
     method, recipe = scene.method, scene.data.recipe()
@@ -112,6 +169,16 @@ ACCURACY = Section(
     accuracy,
     {"accuracy": Measure("share right", Side.EXACT, "higher", board=160, headline=30)},
     "share of test images whose label is predicted",
+)
+BOTTLENECK = Section(
+    (ClassifiesCodes,),
+    bottleneck,
+    {
+        "code_information": Measure("bits", Side.UPPER),
+        "label_information": Measure("bits", Side.LOWER),
+        "accuracy_one_code": Measure("share right"),
+    },
+    "bounds in bits: from above on I(Z;X) by the rate, from below on I(Z;Y); accuracy by a single code",
 )
 OUTLIERS_AUROC = Section(
     (Scores, Energies),
