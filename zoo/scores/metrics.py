@@ -195,9 +195,7 @@ def _cubic(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
-def _kernel_sums(
-    x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
+def _kernel_sums(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Row and column sums of the kernel matrix of x [M, d] and y [N, d]."""
     rows, columns = [], torch.zeros(len(y), dtype=torch.float64, device=y.device)
     for part in x.split(ROWS_AT_ONCE):

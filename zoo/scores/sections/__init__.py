@@ -27,6 +27,7 @@ SECTIONS: dict[str, Section] = {
     "codes": codes.CODES,
     "clusters": codes.CLUSTERS,
     "aggregate": codes.AGGREGATE,
+    "matching": codes.MATCHING,
     "outliers": labels.OUTLIERS_AUROC,
     "ais": likelihood.AIS,
 }
