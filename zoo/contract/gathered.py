@@ -39,12 +39,12 @@ class Gathered:
         self._last = key, kept
         self.num_waiting += 1
 
-    def last(self, name: str) -> float | None:
+    def last(self, name: str) -> Tensor | None:
         """A term's mean in the last batch that was added; None if it has none of this name."""
         if self._last is None or name not in self._last[0][0]:
             return None
         (names, _), (_, _, values) = self._last
-        return float(values[names.index(name)].float().mean())
+        return values[names.index(name)].float().mean()
 
     def settle(self) -> str | None:
         """Add what waits to the sums; returns which mean is not finite in the first such batch."""

@@ -218,7 +218,13 @@ class Method(LightningModule, ABC):
     def last_term(self) -> dict[str, float]:
         """What a progress bar shows of the last training batch, by key."""
         value = self._gathered["train"].last(self.progress)
-        return {} if value is None else {f"train/{self.progress}": value}
+        return {} if value is None else {f"train/{self.progress}": float(value)}
+
+    def last_mean(self, name: str) -> Tensor:
+        """A term's mean over the last training batch, on its device, []."""
+        value = self._gathered["train"].last(name)
+        assert value is not None
+        return value
 
     def _look(self, stage: Literal["train", "val"]) -> None:
         bad = self._gathered[stage].settle()

@@ -5,6 +5,7 @@ says otherwise. Features are [N, d]; all arithmetic is float64.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -155,18 +156,34 @@ def _without_each_block(features: Vectors) -> list[Moments]:
 def kid(real: Vectors, fake: Vectors) -> Estimate:
     """Unbiased squared MMD with the kernel (f.f'/d + 1)^3 (Binkowski et al. 2018); may be negative.
 
-    All pairs are used, where the paper averages subsets of 1,000: the same expectation, less noise. Standard
-    error by leave-one-out jackknife over both sets: where both come from one distribution it is a factor of
-    sqrt(2) too large, elsewhere right.
+    All pairs are used, where the paper averages subsets of 1,000: the same expectation, less noise.
 
     Raises:
         UsageError: If a set has fewer than 3 rows.
     """
-    m, n = len(real), len(fake)
-    require(min(m, n) >= 3, f"KID needs at least 3 images on each side, got {m} and {n}")
-    x, y = real.double(), fake.double()
-    xx, yy = _kernel_sums(x, x)[0] - _diagonal(x), _kernel_sums(y, y)[0] - _diagonal(y)
-    xy, yx = _kernel_sums(x, y)
+    fewest = min(len(real), len(fake))
+    require(fewest >= 3, f"KID needs at least 3 images on each side, got {len(real)} and {len(fake)}")
+    return squared_mmd(real, fake, _cubic, lambda x: (x.square().sum(1) / x.shape[1] + 1) ** 3)
+
+
+def squared_mmd(
+    one: Vectors, two: Vectors, kernel: Callable[[Tensor, Tensor], Tensor], own: Callable[[Tensor], Tensor]
+) -> Estimate:
+    """Unbiased squared MMD of the distributions of two sets.
+
+    Standard error by leave-one-out jackknife over both sets: where both come from one distribution it is a
+    factor of sqrt(2) too large, elsewhere right.
+
+    Args:
+        one: [M, d], 3 rows or more.
+        two: [N, d], 3 rows or more.
+        kernel: Rows [m, d] and [n, d] to their matrix [m, n].
+        own: Rows [m, d] to the kernel of each with itself, [m].
+    """
+    m, n = len(one), len(two)
+    x, y = one.double(), two.double()
+    xx, yy = _kernel_sums(x, x, kernel)[0] - own(x), _kernel_sums(y, y, kernel)[0] - own(y)
+    xy, yx = _kernel_sums(x, y, kernel)
     a, b, c = xx.sum() / (m * (m - 1)), yy.sum() / (n * (n - 1)), xy.sum() / (m * n)
     without_x = (xx.sum() - 2 * xx) / ((m - 1) * (m - 2)) + b - 2 * (xy.sum() - xy) / ((m - 1) * n)
     without_y = (yy.sum() - 2 * yy) / ((n - 1) * (n - 2)) + a - 2 * (yx.sum() - yx) / (m * (n - 1))
@@ -174,18 +191,18 @@ def kid(real: Vectors, fake: Vectors) -> Estimate:
     return Estimate(float(a + b - 2 * c), math.sqrt(float(variance)))
 
 
-def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _cubic(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _kernel_sums(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Row and column sums of the kernel matrix of x [M, d] and y [N, d]."""
     rows, columns = [], torch.zeros(len(y), dtype=torch.float64, device=y.device)
     for part in x.split(ROWS_AT_ONCE):
-        kernel = (part @ y.T / x.shape[1] + 1) ** 3
-        rows.append(kernel.sum(1))
-        columns += kernel.sum(0)
+        matrix = kernel(part, y)
+        rows.append(matrix.sum(1))
+        columns += matrix.sum(0)
     return torch.cat(rows), columns
-
-
-def _diagonal(x: Tensor) -> Tensor:
-    return (x.square().sum(1) / x.shape[1] + 1) ** 3
 
 
 def inception_score(log_probs: LogProbs, splits: int = SPLITS) -> Estimate:

@@ -30,6 +30,7 @@ SECTIONS: dict[str, Section] = {
     "trees": trees.TREES,
     "aggregate": codes.AGGREGATE,
     "code_use": codes.CODE_USE,
+    "matching": codes.MATCHING,
     "outliers": labels.OUTLIERS_AUROC,
     "ais": likelihood.AIS,
 }

@@ -19,7 +19,8 @@ from zoo.contract.capabilities import (
 )
 from zoo.errors import require
 from zoo.parts.estimators import active_units
-from zoo.scores.metrics import Estimate, mean_and_error, wilson
+from zoo.parts.kernels import gram, peak
+from zoo.scores.metrics import Estimate, mean_and_error, moments, squared_mmd, wilson
 from zoo.scores.representation import (
     aggregate_posterior,
     clustering,
@@ -198,6 +199,32 @@ def aggregate(scene: Scene) -> None:
         scene.put("total_correlation", correlation, scene.treated(biased))
 
 
+def matching(scene: Scene) -> None:
+    """How all codes together are spread, beside as many draws of the prior."""
+    method = scene.method
+    assert isinstance(method, Believes)
+    num = len(scene.data.images("test"))
+    rows = drawn(num, scene.num_images)
+    x = scene.data.split("test", rows).x.to(method.device)
+    with scene.stream("matching"), torch.no_grad():
+        beliefs = method.believe(x)
+        codes = beliefs.posterior.sample().flatten(1).double()
+        of_prior = beliefs.prior.sample(torch.Size([len(x)])).flatten(1).double()
+    n, dim = codes.shape
+    require(n > dim, f"the covariance of codes of {dim} numbers needs more images, got {n}")
+    how = scene.treated(f"{part_of(n, num)} posteriors, one draw each; as many draws of the prior")
+    equal = peak("rbf")
+    distance = squared_mmd(
+        codes, of_prior, lambda a, b: gram(a, b, "rbf"), lambda a: torch.full_like(a[:, 0], equal)
+    )
+    spread, wanted = (moments(draws).covariance for draws in (codes, of_prior))
+    log_det = float(torch.logdet(spread) - torch.logdet(wanted))
+    require(math.isfinite(log_det), f"the covariance of codes must have a determinant, got log {log_det}")
+    scene.put("code_mmd", distance, how)
+    scene.put("code_log_det", log_det, how)
+    scene.put("code_variance", float((spread.diagonal() / wanted.diagonal()).mean()), how)
+
+
 RIGHT = "share right"
 RECONSTRUCTION = Section(
     (Reconstructs,),
@@ -258,4 +285,15 @@ CODE_USE = Section(
     code_use,
     {"code_use": Measure("nats/image")},
     "nats that images lose under the codes of others: 0 where the decoder does not use its code",
+)
+MATCHING = Section(
+    (Believes,),
+    matching,
+    {
+        "code_mmd": Measure("squared MMD"),
+        "code_log_det": Measure("nats, 0 for the prior"),
+        "code_variance": Measure("of the prior's"),
+    },
+    "all codes together against the prior: unbiased squared MMD, log-determinant of the covariance, mean "
+    "variance",
 )

@@ -1,0 +1,120 @@
+"""Zhao, Song, Ermon. InfoVAE: Balancing Learning and Inference in Variational Autoencoders. AAAI 2019.
+
+arXiv:1706.02262. The member of the family whose divergence needs a discriminator is the `AAE`.
+
+Departs from the paper: fully connected networks in the place of convolutions; `stein` is the unbiased
+kernelised Stein discrepancy of Liu, Lee and Jordan (2016) in the place of Stein variational gradients; Adam
+with a cosine schedule; the output bias starts at the logit of the mean training pixel.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+from torch.distributions import Independent
+
+from zoo.contract import Batch, Codes, Images, Terms
+from zoo.errors import at_least, not_negative, positive, require
+from zoo.methods.variational.shared.latent_variable import LatentVariable
+from zoo.methods.variational.shared.matching import codes_of, from_standard
+from zoo.parts.distributions.divergences import kl_of
+from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
+from zoo.parts.distributions.pixels import Likelihood, pixel_head
+from zoo.parts.kernels import RadialKernel
+from zoo.parts.networks.dense import MLP, Activation
+from zoo.parts.schedules import Schedule
+
+
+class InfoVAE(LatentVariable):
+    """Variational autoencoder that weighs what codes tell of images, and how all codes together are spread.
+
+    alpha = 0, lam = 1 is the VAE; alpha + lam = 1 the beta-VAE of beta = lam; alpha = 1 the MMD-VAE. With
+    alpha near 1 a posterior may be far narrower than the true one: the bound L_K is then loose, and `ais`
+    tells the likelihood.
+
+    Args:
+        image_shape: (C, H, W) of one image; set from the data on the command line.
+        alpha: Weight of the mutual information of image and code: the rate has weight 1 - alpha.
+        lam: Weight of the divergence of q(z) from p(z): beyond the rate it has weight alpha + lam - 1.
+        divergence: `mmd`: maximum mean discrepancy from as many draws of the prior; `stein`: kernelised Stein
+            discrepancy. Both squared and without bias, over the codes of a batch: 200 images or more.
+        kernel: `rbf`, as wide as the number of latents, or `imq`, inverse multiquadrics of seven widths.
+        latent_dim: Number of latent units.
+        hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
+        activation: Non-linearity of the hidden layers.
+        likelihood: Bernoulli for binary pixels, or Gaussian with a fixed, one learned, or per-pixel sigma.
+        sigma: Gaussian sigma (fixed) or where it starts (learned), in units of the pixel range [0, 1].
+        lr: Step size of Adam at the start.
+        lr_final: Step size at the end of the schedule.
+        lr_schedule: How the step size falls.
+        adam_eps: Adam's epsilon.
+
+    Raises:
+        UsageError: If a size, step size or weight is out of range.
+    """
+
+    paper = (
+        "Zhao, Song, Ermon. InfoVAE: Balancing Learning and Inference in Variational Autoencoders. AAAI 2019."
+    )
+    monitor = ("val/loss", "min")
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (1, 28, 28),
+        *,
+        alpha: float = 1.0,
+        lam: float = 1000.0,
+        divergence: Literal["mmd", "stein"] = "mmd",
+        kernel: RadialKernel = "rbf",
+        latent_dim: int = 10,
+        hidden_dims: tuple[int, ...] = (200, 200),
+        activation: Activation = "tanh",
+        likelihood: Likelihood = "bernoulli",
+        sigma: float = 0.1,
+        lr: float = 1e-3,
+        lr_final: float = 1e-4,
+        lr_schedule: Schedule = "cosine",
+        adam_eps: float = 1e-8,
+    ) -> None:
+        super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
+        self.save_hyperparameters()
+        at_least(1, latent_dim=latent_dim)
+        positive(hidden_dims=hidden_dims, sigma=sigma)
+        not_negative(lam=lam)
+        require(alpha <= 1, f"alpha must be at most 1, got {alpha}")
+        least = alpha + lam >= 1
+        require(least, f"alpha + lam must be at least 1, got {alpha} + {lam}")
+        self.alpha, self.lam, self.divergence, self.kernel = alpha, lam, divergence, kernel
+        self.latent_dim = latent_dim
+        self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
+        self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
+        self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
+        self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
+
+    def prior(self) -> Independent:
+        return standard_gaussian(self.latent_dim, self.device)
+
+    def posterior(self, x: Images) -> Independent:
+        return self.posterior_head(self.encoder(x.flatten(-3)))
+
+    def likelihood(self, z: Codes) -> Independent:
+        return self.pixels(self.decoder(z))
+
+    def objective(self, distortion: Tensor, rate: Tensor, distance: Tensor) -> Tensor:
+        """What is descended, given its three parts in nats: minus equation 6."""
+        return distortion + (1 - self.alpha) * rate + (self.alpha + self.lam - 1) * distance
+
+    def loss(self, batch: Batch) -> Terms:
+        q = self.posterior(batch.x)
+        z = q.rsample()
+        distortion = -self.likelihood(z).log_prob(batch.x)
+        rate = kl_of(q, self.prior(), z.unsqueeze(0))
+        distance = from_standard(codes_of(q, z), self.divergence, self.kernel)
+        return {
+            "loss": self.objective(distortion, rate, distance),
+            "elbo": -(distortion + rate),
+            "rate": rate,
+            "distortion": distortion,
+            "distance": distance,
+        }
