@@ -16,6 +16,7 @@ METHODS: dict[str, str] = {
     "DAE": "zoo.methods.autoencoders.dae",
     "DBM": "zoo.methods.energy.dbm",
     "DBN": "zoo.methods.energy.dbn",
+    "DLGMM": "zoo.methods.variational.dlgmm",
     "DeepAutoencoder": "zoo.methods.autoencoders.deep_autoencoder",
     "Diffusion": "zoo.methods.chains.diffusion",
     "GAN": "zoo.methods.adversarial.gan",
@@ -27,6 +28,8 @@ METHODS: dict[str, str] = {
     "LogisticPCA": "zoo.methods.autoencoders.logistic_pca",
     "PCA": "zoo.methods.autoencoders.pca",
     "RBM": "zoo.methods.energy.rbm",
+    "SBM2": "zoo.methods.variational.sbm2",
+    "SBVAE": "zoo.methods.variational.sbvae",
     "VAE": "zoo.methods.variational.vae",
 }
 """Class name of every method, and the module it is imported from."""
