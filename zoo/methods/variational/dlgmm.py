@@ -1,7 +1,7 @@
 """Nalisnick, Hertel, Smyth. Approximate Inference for Deep Latent Gaussian Mixtures. NIPS workshop 2016.
 
-Workshop on Bayesian Deep Learning. Its sticks: Nalisnick, Smyth. Stick-Breaking Variational Autoencoders. ICLR
-2017. arXiv:1605.06197.
+Workshop on Bayesian Deep Learning. Its sticks are those of Nalisnick, Smyth. Stick-Breaking Variational
+Autoencoders. ICLR 2017. arXiv:1605.06197.
 
 Departs from the paper: the entropy is that of the mixture, by the table of all draws under all components;
 that of the released code, each component at its own draw, is `entropy: legacy`. The series of the sticks' KL

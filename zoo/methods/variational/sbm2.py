@@ -1,7 +1,7 @@
 """Nalisnick, Smyth. Stick-Breaking Variational Autoencoders. ICLR 2017. arXiv:1605.06197, section 6.2.
 
-The arm with few labels: M2 of Kingma, Rezende, Mohamed, Welling. Semi-supervised Learning with Deep Generative
-Models. NeurIPS 2014. arXiv:1406.5298, with shares of a stick in the place of its Gaussian latents.
+The arm with few labels: M2 of Kingma, Rezende, Mohamed, Welling. Semi-supervised Learning with Deep
+Generative Models. NeurIPS 2014. arXiv:1406.5298, with shares of a stick in the place of its Gaussian latents.
 
 Departs from the paper: the departures of `SBVAE`; labels are summed out for images without one, and the
 classifier shares no layer with the encoder.
@@ -67,7 +67,7 @@ class SBM2(Descent, Samples, Conditions, Weighs, Classifies, Encodes, Reconstruc
         lr_schedule: How the step size falls.
 
     Raises:
-        UsageError: If a size, step size, weight or the concentration is out of range, or no image has a label.
+        UsageError: If a number is out of range, or no image has a label.
     """
 
     paper = "Nalisnick, Smyth. Stick-Breaking Variational Autoencoders. ICLR 2017."
@@ -201,7 +201,7 @@ class SBM2(Descent, Samples, Conditions, Weighs, Classifies, Encodes, Reconstruc
             y = torch.randint(self.num_classes, (n,), device=self.device)
             return self.sample_given(y)
 
-    def _mean_code(self, x: Images, y: Tensor) -> Codes:
+    def _mean_code(self, x: Images, y: Tensor) -> Tensor:
         q = self.recognise(x, y)
         return q.mean if self.gaussian else Shares(q).mean
 

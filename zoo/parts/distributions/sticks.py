@@ -1,4 +1,4 @@
-"""Sticks in (0, 1), and the shares that are left of a whole when sticks break pieces off it, one after another.
+"""Sticks in (0, 1), and the shares of a whole that they break off it, one after another.
 
 Nalisnick, Smyth. Stick-Breaking Variational Autoencoders. ICLR 2017. arXiv:1605.06197. Sticks stay between
 1e-6 and 1 - 1e-6; what lies beyond is drawn at these edges.
@@ -27,8 +27,8 @@ from torch.nn.functional import pad, softplus
 from zoo.parts.distributions.gaussians import LOG_VARIANCE_RANGE, Gaussian
 
 StickKind = Literal["kumaraswamy", "gauss_logit", "gamma"]
-"""The distribution of a posterior's sticks: Kumaraswamy's; the sigmoid of a Gaussian; X / (X + Y) of two Gamma
-variables, which is a Beta distribution."""
+"""The distribution of a posterior's sticks: Kumaraswamy's; the sigmoid of a Gaussian; X / (X + Y) of two
+Gamma variables, which is a Beta distribution."""
 
 EDGE = 1e-6
 """Distance from 0 and 1 that sticks keep."""
