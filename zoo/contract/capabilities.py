@@ -280,6 +280,18 @@ class Infers(Encodes):
         return 1.0
 
 
+class Divides(ABC):
+    """Divides what it says of an image into shares, of sticks or of a mixture's components."""
+
+    @abstractmethod
+    def divide(self, x: Images) -> Codes:
+        """Mean shares [B, K], at least 0 and 1 in sum, of images [B, C, H, W]."""
+
+    def share_norms(self) -> Tensor | None:
+        """Norms [K] of the decoder's weights that read each share; None where it reads none."""
+        return None
+
+
 class Decodes(ABC):
     """Turns codes into images."""
 

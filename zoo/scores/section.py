@@ -8,6 +8,7 @@ from torch import Tensor
 from zoo.contract.capabilities import (
     Baselines,
     Clusters,
+    Divides,
     Encodes,
     Infers,
     Normalises,
@@ -72,6 +73,11 @@ def encodings(method: Method, x: Tensor, _: int) -> dict[str, Tensor]:
 def cluster_probabilities(method: Method, x: Tensor, _: int) -> dict[str, Tensor]:
     """Log-probabilities of the method's own clusters."""
     return {"log_prob_cluster": method.cluster(x)} if isinstance(method, Clusters) else {}
+
+
+def shares(method: Method, x: Tensor, _: int) -> dict[str, Tensor]:
+    """Mean shares of sticks or components."""
+    return {"share": method.divide(x)} if isinstance(method, Divides) else {}
 
 
 def reconstruction_errors(method: Method, x: Tensor, _: int) -> dict[str, Tensor]:

@@ -28,6 +28,8 @@ def _of_components(support: Constraint) -> Constraint:
     if isinstance(support, constraints.independent):
         base = _of_components(support.base_constraint)
         return constraints.independent(base, support.reinterpreted_batch_ndims)
+    if isinstance(support, constraints.cat):
+        return constraints.cat([_of_components(c) for c in support.cseq], support.dim, support.lengths)
     return support
 
 

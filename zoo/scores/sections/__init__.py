@@ -26,6 +26,8 @@ SECTIONS: dict[str, Section] = {
     "mixing": chains.MIXING,
     "training_distance": samples.TRAINING_DISTANCE,
     "codes": codes.CODES,
+    "sampled_codes": codes.SAMPLED_CODES,
+    "shares": codes.DIVIDED,
     "clusters": codes.CLUSTERS,
     "trees": trees.TREES,
     "aggregate": codes.AGGREGATE,

@@ -10,6 +10,7 @@ from zoo.cache import content_hash, remembered
 from zoo.contract.capabilities import (
     Believes,
     Clusters,
+    Divides,
     Encodes,
     Explains,
     Infers,
@@ -18,10 +19,12 @@ from zoo.contract.capabilities import (
     Side,
 )
 from zoo.errors import require
+from zoo.parts.distributions.sticks import share_dimension
 from zoo.parts.estimators import active_units
 from zoo.parts.kernels import gram, peak
 from zoo.scores.metrics import Estimate, mean_and_error, moments, squared_mmd, wilson
 from zoo.scores.representation import (
+    NEIGHBOURS,
     aggregate_posterior,
     clustering,
     kmeans_clusters,
@@ -37,6 +40,7 @@ from zoo.scores.section import (
     encodings,
     posterior_means,
     reconstruction_errors,
+    shares,
 )
 
 PROBE_CODES = 20_000
@@ -101,6 +105,47 @@ def codes(scene: Scene) -> None:
     for name, (value, error) in known.items():
         how = scene.untreated(f"{sizes} images as bytes")
         scene.put(name, Estimate(float(value), float(error)), how, floor="raw_pixels")
+
+
+def sampled_codes(scene: Scene) -> None:
+    """What nearest neighbours read from one draw of the latents per image, in the place of their means."""
+    require(not scene.data.whole, "neighbours need images that no one has trained on, the data are whole")
+    train_y, test_y = scene.labels
+    rows, scored = drawn(len(train_y), PROBE_CODES), scene.per_image["row"].long()
+    with scene.stream("training images"):
+        train = scene.data.split("train", rows).x
+    test = scene.data.split("test", scored).x
+    codes = [_drawn_codes(scene, name, x) for name, x in (("train", train), ("test", test))]
+    sizes = f"{part_of(len(rows), len(train_y))} training and {len(test_y)} test"
+    how = scene.treated(f"{sizes} codes, one draw of the posterior each")
+    for k, found in knn_accuracy(codes[0], train_y[rows], codes[1], test_y).items():
+        scene.put(f"knn_accuracy_sampled_{k}", found, how, interval=wilson(found.value, len(test_y)))
+
+
+def _drawn_codes(scene: Scene, split: str, x: Tensor) -> Tensor:
+    method = scene.method
+    assert isinstance(method, Believes)
+
+    def draw(rows: slice) -> tuple[Tensor]:
+        return (method.believe(x[rows].to(method.device)).posterior.sample(),)
+
+    return scene.spread(f"sampled {split} codes", len(x), draw)[0]
+
+
+def divided(scene: Scene) -> None:
+    """How many shares say nearly all of an image, and how much of all images each share says."""
+    method, found = scene.method, scene.per_image["share"]
+    assert isinstance(method, Divides)
+    how = scene.treated(f"{len(found)} images, mean shares; the fewest that make up 0.99")
+    scene.put("effective_dim", mean_and_error(share_dimension(found)), how, of=found.shape[1])
+    usage = found.double().mean(0)
+    protocol = scene.treated(f"{len(found)} images, mean shares")
+    scene.put("smallest_share", float(usage.min()), protocol, of=found.shape[1])
+    scene.put("largest_share", float(usage.max()), protocol, of=found.shape[1])
+    scene.details["share"] = [round(float(v), 6) for v in usage]
+    norms = method.share_norms()
+    if norms is not None:
+        scene.details["decoder_weight_norm_of_share"] = [round(float(v), 6) for v in norms]
 
 
 def train_codes(scene: Scene, rows: Tensor) -> Tensor:
@@ -254,6 +299,23 @@ CODES = Section(
     },
     "linear probe and k-nearest-neighbour accuracy, raw pixels beside them",
     reads=(encodings,),
+)
+SAMPLED_CODES = Section(
+    (Believes,),
+    sampled_codes,
+    {f"knn_accuracy_sampled_{k}": Measure(RIGHT) for k in NEIGHBOURS},
+    "k-nearest-neighbour accuracy of one draw of the posterior per image",
+)
+DIVIDED = Section(
+    (Divides,),
+    divided,
+    {
+        "effective_dim": Measure("of {} shares"),
+        "smallest_share": Measure("of 1, {} shares"),
+        "largest_share": Measure("of 1, {} shares"),
+    },
+    "shares of sticks or components: how many make up 99 % of an image, the least and the most used",
+    reads=(shares,),
 )
 CLUSTERS = Section(
     (Clusters, Encodes),
