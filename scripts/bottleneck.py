@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from zoo.data.modules import ImageData
+from zoo.data.modules import ImageData, Split
 from zoo.files import atomic, write_bytes
 from zoo.hub import recipe_files
 from zoo.methods.variational.vib import VIB
@@ -30,7 +30,7 @@ from zoo.scores.scene import drawn
 from zoo.scores.sections.labels import BIT, through_codes
 
 BETAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-SPLITS = ("train", "test")
+SPLITS: tuple[Split, ...] = ("train", "test")
 MOST_IMAGES, IMAGES_AT_ONCE = 10_000, 500
 
 
@@ -58,7 +58,7 @@ def at_beta(slug: str, beta: float, folder: Path) -> Path:
 
 
 @torch.no_grad()
-def measured(method: VIB, data: ImageData, split: str) -> Point:
+def measured(method: VIB, data: ImageData, split: Split) -> Point:
     """Errors and information on the images of a split, of many on some drawn once."""
     rows = drawn(len(data.images(split)), MOST_IMAGES)
     images = data.split(split, rows)

@@ -140,6 +140,7 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
     assert 0.1 < value["probe_accuracy"] < 1
     assert results.skipped.keys() == {
         "accuracy",
+        "bottleneck",
         "active_units",
         "reconstruction",
         "aggregate",
