@@ -143,6 +143,7 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
         "active_units",
         "reconstruction",
         "aggregate",
+        "code_use",
         "outliers",
         "log_prob",
     }
