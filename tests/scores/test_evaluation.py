@@ -145,6 +145,7 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
         "reconstruction",
         "aggregate",
         "matching",
+        "code_use",
         "outliers",
         "log_prob",
     }
