@@ -32,15 +32,14 @@ TINY = {
     "pretrain_epochs": 1,
     "num_sweeps": 2,
 }
-BAGS = 87
-"""Of fifteen images each, of the digits."""
 
 
-def planted(**options) -> NCRPVAE:
+def planted(num_bags: int = 1, **options) -> NCRPVAE:
     """A tiny method whose tree has seen forty codes."""
-    method = tiny("NCRPVAE", **options)
+    method = tiny("NCRPVAE", by_bag=num_bags > 1, **options)
     mean = 2 * torch.randn(40, 3).double()
-    codes = Coded(mean, torch.rand(40).double(), torch.arange(40) % method.num_groups)
+    codes = Coded(mean, torch.rand(40).double(), torch.arange(40) % num_bags)
+    method.tree.regroup(num_bags)
     method.tree.plant(mean)
     for _ in range(3):
         method.tree.sweep(codes)
@@ -208,9 +207,12 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(stop, tmp_path):
     assert same(state(whole), state(again))
 
 
-def test_a_saved_tree_gives_the_same_bound_and_the_same_clusters(tmp_path):
-    method, data = planted(num_groups=3).eval(), batch()
+@pytest.mark.parametrize("num_bags", [1, 3])
+def test_a_saved_tree_gives_the_same_bound_and_the_same_clusters(num_bags, tmp_path):
+    """Of the bags of training images nothing is published, for new images are in none of them."""
+    method, data = planted(num_bags).eval(), batch()
     loaded = from_pretrained(save_pretrained(method, tmp_path / "model"))
+    assert same(state(method), state(loaded)) == (num_bags == 1)
     values = []
     for one in (method, loaded):
         torch.manual_seed(0)
@@ -231,7 +233,7 @@ def test_growth_and_pruning_happen_at_the_end_of_an_epoch():
 
 def test_bags_have_sticks_of_their_own():
     data = Digits(binarize="threshold", batch_size=100, bag_size=15)
-    method = fitted(data, num_groups=BAGS)
+    method = fitted(data, by_bag=True)
     tree = method.tree
     assert torch.equal(tree.mass.sum(1).round().long(), data.bag_of(torch.arange(1295)).bincount())
     assert float(tree.log_weight.std(0)[tree.leaf].min()) > 0.01
@@ -250,16 +252,21 @@ def test_bags_have_sticks_of_their_own():
     torch.testing.assert_close(weights, torch.full((4,), 0.25).double())  # E v = 1/2 under Beta(1, 1)
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (Digits(), "bags need bag_size, got none"),
-        (Digits(bag_size=10), "num_groups must be the 130 bags of the data, got 87"),
-    ],
-)
-def test_bags_that_the_data_have_not_are_refused(data, message):
-    with pytest.raises(UsageError, match=message):
-        tiny("NCRPVAE", num_groups=BAGS).start_from(data)
+def test_bags_come_with_the_data_and_with_a_checkpoint(tmp_path):
+    with pytest.raises(UsageError, match="bags need bag_size, got none"):
+        tiny("NCRPVAE", by_bag=True).start_from(Digits())
+    data, options = Digits(bag_size=100, subset=250), {"by_bag": True, "lr_schedule": "constant"}
+    whole = fitted(data, epochs=3, **options)
+    assert whole.tree.mass.sum(1).round().tolist() == [100, 100, 50]
+    part, fitting = tiny("NCRPVAE", **options), trainer(max_epochs=2, limit_val_batches=0)
+    fitting.limit_train_batches = 4
+    fitting.fit(part, datamodule=data)
+    fitting.save_checkpoint(tmp_path / "part.ckpt")
+    checkpoint = torch.load(tmp_path / "part.ckpt", weights_only=True)
+    bare = tiny("NCRPVAE", **options)
+    bare.on_load_checkpoint(checkpoint)
+    bare.load_state_dict(checkpoint["state_dict"])
+    assert same(state(bare), state(part))
 
 
 @dataclass(frozen=True)
@@ -339,7 +346,6 @@ def test_both_levels_of_a_known_hierarchy_are_found():
         ({"latent_dim": 0}, "latent_dim must be at least 1, got 0"),
         ({"branching": (4, 0)}, "branching must be at least 1, got 0"),
         ({"branching": ()}, "branching must be at least 1, got 0"),
-        ({"num_groups": 0}, "num_groups must be at least 1, got 0"),
         ({"pretrain_epochs": 0}, "pretrain_epochs must be at least 1, got 0"),
         ({"num_sweeps": 0}, "num_sweeps must be at least 1, got 0"),
         ({"spare_nodes": -1}, "spare_nodes must be at least 0, got -1"),

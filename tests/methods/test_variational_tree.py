@@ -21,7 +21,8 @@ def planted(branching=(2, 2), spare_nodes=0, num_groups=1, n=60, seed=0) -> tupl
     mean = centres[torch.arange(n) % 4] + torch.randn(n, DIM, generator=stream, dtype=torch.float64)
     spread = 0.1 + torch.rand(n, generator=stream, dtype=torch.float64)
     codes = Coded(mean, spread, torch.arange(n) % num_groups)
-    tree = Tree(branching, spare_nodes, DIM, num_groups, node_std=NODE, leaf_std=LEAF, concentration=GAMMA)
+    tree = Tree(branching, spare_nodes, DIM, node_std=NODE, leaf_std=LEAF, concentration=GAMMA)
+    tree.regroup(num_groups)
     tree.plant(codes.mean)
     return tree, codes
 
@@ -63,7 +64,7 @@ def expected_log_weight(tree: Tree, group: int, p: int) -> float:
 
 
 def test_two_siblings_share_a_stick_in_their_order():
-    tree = Tree((2,), 0, DIM, 1, node_std=1.0, leaf_std=1.0, concentration=1.0)
+    tree = Tree((2,), 0, DIM, node_std=1.0, leaf_std=1.0, concentration=1.0)
     tree.plant(torch.eye(2).double())
     tree.settle(torch.tensor([[0.0, 90.0, 10.0]]).double(), torch.zeros(3, 2).double())
     weights = tree.log_mean_weight(tree.mass)[0, 1:].exp()
@@ -205,7 +206,7 @@ def test_halves_on_two_processes_add_up_to_a_sweep_of_the_whole():
 
 
 def test_the_root_alone_is_the_prior_of_all_trees_and_costs_nothing():
-    tree = Tree((2, 3), 0, DIM, 1, node_std=NODE, leaf_std=LEAF, concentration=GAMMA)
+    tree = Tree((2, 3), 0, DIM, node_std=NODE, leaf_std=LEAF, concentration=GAMMA)
     assert not tree.planted
     assert float(tree.kl) == 0
     variance = LEAF**2 + 2 * NODE**2
@@ -227,7 +228,7 @@ def blobs(*centres: float) -> Coded:
 
 
 def lone(branching, spare_nodes, codes: Coded) -> Tree:
-    tree = Tree(branching, spare_nodes, DIM, 1, node_std=5.0, leaf_std=0.3, concentration=1.0)
+    tree = Tree(branching, spare_nodes, DIM, node_std=5.0, leaf_std=0.3, concentration=1.0)
     tree.plant(codes.mean)
     for _ in range(5):
         tree.sweep(codes)

@@ -27,7 +27,7 @@ from zoo.contract import (
     Terms,
     Weights,
 )
-from zoo.errors import at_least, positive, require, share
+from zoo.errors import at_least, positive, share
 from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.methods.variational.shared.tree import Coded, Tree
 from zoo.parts.distributions.gaussians import GaussianHead
@@ -59,7 +59,7 @@ class NCRPVAE(LatentVariable, Nests):
         node_std: Standard deviation of a node's mean about its parent's.
         leaf_std: Standard deviation of codes about their leaf's mean.
         concentration: Second parameter of the sticks' Beta(1, concentration) prior.
-        num_groups: Bags of training images with sticks of their own, all of them; 1: all images share theirs.
+        by_bag: Every bag of training images has sticks of its own; else all images share theirs.
         pretrain_epochs: Epochs as a plain VAE before the tree is planted.
         num_sweeps: Most updates of the tree at an epoch's end; they end when the bound rises no more.
         spare_nodes: Nodes for which there is room beyond the first tree's.
@@ -95,7 +95,7 @@ class NCRPVAE(LatentVariable, Nests):
         node_std: float = 1.0,
         leaf_std: float = 1.0,
         concentration: float = 10.0,
-        num_groups: int = 1,
+        by_bag: bool = False,
         pretrain_epochs: int = 10,
         num_sweeps: int = 10,
         spare_nodes: int = 0,
@@ -108,13 +108,13 @@ class NCRPVAE(LatentVariable, Nests):
     ) -> None:
         super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
         self.save_hyperparameters()
-        at_least(1, latent_dim=latent_dim, branching=branching, num_groups=num_groups, num_sweeps=num_sweeps)
+        at_least(1, latent_dim=latent_dim, branching=branching, num_sweeps=num_sweeps)
         at_least(1, pretrain_epochs=pretrain_epochs)
         at_least(0, spare_nodes=spare_nodes)
         positive(hidden_dims=hidden_dims, sigma=sigma, node_std=node_std, leaf_std=leaf_std)
         positive(concentration=concentration, grow_above=1.0 if grow_above is None else grow_above)
         share(prune_below=prune_below)
-        self.latent_dim, self.num_groups = latent_dim, num_groups
+        self.latent_dim, self.by_bag = latent_dim, by_bag
         self.pretrain_epochs, self.num_sweeps = pretrain_epochs, num_sweeps
         self.grow_above, self.prune_below = grow_above, prune_below
         self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
@@ -122,27 +122,33 @@ class NCRPVAE(LatentVariable, Nests):
         self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
         self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
         scales = {"node_std": node_std, "leaf_std": leaf_std, "concentration": concentration}
-        self.tree = Tree(branching, spare_nodes, latent_dim, num_groups, **scales)
+        self.tree = Tree(branching, spare_nodes, latent_dim, **scales)
         self.register_buffer("bags", torch.zeros(0, dtype=torch.long), persistent=False)
 
     def start_from(self, data: Any) -> None:
         """Start the decoder's output biases at the mean training image; look which image is in which bag."""
         super().start_from(data)
-        if self.num_groups > 1:
+        if self.by_bag:
             self.bags = data.bag_of(torch.arange(len(data.images("train"))))
-            found = int(self.bags.max()) + 1
-            require(
-                found == self.num_groups,
-                f"num_groups must be the {found} bags of the data, got {self.num_groups}",
-            )
+            self.tree.regroup(int(self.bags.max()) + 1)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make room for the sticks of its bags."""
+        super().on_load_checkpoint(checkpoint)
+        self.tree.regroup(len(checkpoint["state_dict"]["tree.mass"]))
+
+    @property
+    def unpublished(self) -> tuple[str, ...]:
+        """What is known of the bags of training images."""
+        return ("tree.mass", "tree.log_weight") if self.by_bag else ()
 
     def group_of(self, row: Tensor) -> Tensor:
         """Whose sticks training images [B] have."""
-        return torch.zeros_like(row) if self.num_groups == 1 else self.bags.to(row.device)[row]
+        return self.bags.to(row.device)[row] if self.by_bag else torch.zeros_like(row)
 
     def new_group(self) -> Tensor:
         """Masses [M] of the group of images that are new: that of all, or one of which nothing is known."""
-        return self.tree.mass[0] if self.num_groups == 1 else torch.zeros_like(self.tree.mass[0])
+        return torch.zeros_like(self.tree.mass[0]) if self.by_bag else self.tree.mass[0]
 
     def prior(self) -> MixtureSameFamily:
         return self.tree.prior(self.new_group())
@@ -165,7 +171,7 @@ class NCRPVAE(LatentVariable, Nests):
     def loss(self, batch: Batch) -> Terms:
         q = self.posterior(batch.x)
         distortion = -self.likelihood(q.rsample()).log_prob(batch.x)
-        known = self.training or self.num_groups == 1
+        known = self.training or not self.by_bag
         score = self.scores(
             q,
             self.tree.log_weight[self.group_of(batch.row)]

@@ -45,14 +45,13 @@ class Coded(NamedTuple):
 class Tree(nn.Module):
     """The posterior of a tree: q(mean of a node) = N(mean, variance I), q(stick) a Beta, in float64.
 
-    Until it is planted it is the root alone, about which codes lie as they do under the prior of all trees:
-    N(0, (leaf_std^2 + levels node_std^2) I).
+    All codes are of one group unless `regroup` says otherwise. Until it is planted it is the root alone,
+    about which codes lie as they do under the prior of all trees: N(0, (leaf_std^2 + levels node_std^2) I).
 
     Args:
         branching: Children of the root, of each of these, and so on; the tree never has more levels.
         spare_nodes: Nodes for which there is room beyond these.
         dim: Dimensions D of a code.
-        num_groups: Groups of codes, G.
         node_std: Standard deviation of a node's mean about its parent's.
         leaf_std: Standard deviation of a code about its leaf's mean.
         concentration: Second parameter of the sticks' prior; the larger, the more children share the mass.
@@ -70,6 +69,8 @@ class Tree(nn.Module):
     """E log of the weight of the path to each leaf, [G, M]."""
     leaf_variance: Tensor
     """Variance of codes about the mean of their leaf, []."""
+    num_codes: Tensor
+    """N, those that the last sweep read, [] float64; 1 before any."""
     kl: Tensor
     """KL of means and sticks from their priors, in nats, []."""
 
@@ -78,7 +79,6 @@ class Tree(nn.Module):
         branching: Sequence[int],
         spare_nodes: int,
         dim: int,
-        num_groups: int,
         *,
         node_std: float,
         leaf_std: float,
@@ -91,9 +91,10 @@ class Tree(nn.Module):
         parent = torch.full((slots,), FREE)
         parent[0] = ROOT
         self.register_buffer("parent", parent)
-        shapes = {"mean": (slots, dim), "variance": (slots,), "mass": (num_groups, slots)}
-        for name, shape in (shapes | {"log_weight": (num_groups, slots), "kl": ()}).items():
+        shapes = {"mean": (slots, dim), "variance": (slots,), "mass": (1, slots)}
+        for name, shape in (shapes | {"log_weight": (1, slots), "kl": ()}).items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("num_codes", torch.ones((), dtype=torch.float64))
         self.log_weight[:, 1:] = NEVER
         wide = leaf_std**2 + len(self.branching) * self.node_variance
         self.register_buffer("leaf_variance", torch.tensor(wide, dtype=torch.float64))
@@ -103,10 +104,10 @@ class Tree(nn.Module):
         """Whether there is more than the root."""
         return bool((self.parent > ROOT).any())
 
-    @property
-    def num_codes(self) -> Tensor:
-        """N, those that the last sweep read, []; at least 1."""
-        return self.mass.sum().clamp(min=1)
+    def regroup(self, num_groups: int) -> None:
+        """Have sticks for so many groups, of whose codes nothing is known yet."""
+        self.mass = self.mass.new_zeros(num_groups, len(self.parent))
+        self.log_weight = self.mean_log_weight(self.sticks(self.mass))
 
     @property
     def child(self) -> Tensor:
@@ -149,13 +150,15 @@ class Tree(nn.Module):
         both = (q.concentration1 + q.concentration0).log()
         return self.along_paths(q.concentration1.log() - both, q.concentration0.log() - both)
 
+    def mean_log_weight(self, q: Beta) -> Tensor:
+        """E log of the weight of the path to each leaf, [G, M]."""
+        both = torch.digamma(q.concentration1 + q.concentration0)
+        return self.along_paths(q.concentration1.digamma() - both, q.concentration0.digamma() - both)
+
     def weigh_paths(self) -> None:
         """Derive the weights of paths, and the KL from the prior, of what the tree has become."""
         q = self.sticks(self.mass)
-        both = torch.digamma(q.concentration1 + q.concentration0)
-        self.log_weight.copy_(
-            self.along_paths(q.concentration1.digamma() - both, q.concentration0.digamma() - both)
-        )
+        self.log_weight.copy_(self.mean_log_weight(q))
         prior = Beta(torch.ones_like(q.concentration1), self.concentration, validate_args=False)
         sticks = kl_divergence(q, prior)[:, self.later.sum(1) > 0].sum()
         node, (_, dim) = self.parent > ROOT, self.mean.shape
@@ -216,6 +219,7 @@ class Tree(nn.Module):
     def settle(self, mass: Tensor, first: Tensor) -> None:
         """Fit sticks and means to the masses [G, M] at the leaves and the sums [M, D] of the codes there."""
         self.mass.copy_(mass)
+        self.num_codes.copy_(mass.sum())
         child, leaf, depth = self.child, self.leaf, self.below.sum(0) - 1
         pull, at = self.mass.sum(0) / self.leaf_variance, first / self.leaf_variance
         for level in range(len(self.branching), 0, -1):
