@@ -158,7 +158,7 @@ def test_the_fewest_shares_that_make_up_nearly_all():
 @pytest.mark.parametrize("kind", ["kumaraswamy", "gauss_logit", "gamma"])
 def test_heads_start_at_the_prior(kind):
     prior = gem_sticks(6, 5.0, CPU)
-    q = StickHead(3, kind, prior)(torch.randn(2, 3))
+    q = StickHead(3, kind, prior, 0.0)(torch.randn(2, 3))
     torch.testing.assert_close(q.mean, prior.mean.expand(2, 5), rtol=0.03, atol=0)
     if kind != "gauss_logit":
         torch.testing.assert_close(kl_divergence(q, prior), torch.zeros(2), rtol=0, atol=1e-4)

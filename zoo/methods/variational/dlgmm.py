@@ -84,7 +84,7 @@ class DLGMM(LatentVariable, Divides):
         self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
         uniform = dirichlet_sticks(num_components, 1.0, torch.device("cpu"))
         self.stick_head = (
-            StickHead(self.encoder.out_dim, "kumaraswamy", uniform) if num_components > 1 else None
+            StickHead(self.encoder.out_dim, "kumaraswamy", uniform, 0.0) if num_components > 1 else None
         )
         self.component_head = readout(self.encoder.out_dim, 2 * num_components * latent_dim)
         self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)

@@ -38,7 +38,7 @@ from zoo.contract import (
 from zoo.errors import at_least, not_negative, positive, require
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.pixels import BernoulliPixels
-from zoo.parts.distributions.sticks import Breaking, Shares, StickHead, StickKind, gem_sticks
+from zoo.parts.distributions.sticks import SPREAD, Breaking, Shares, StickHead, StickKind, gem_sticks
 from zoo.parts.estimators import importance_bound
 from zoo.parts.networks.dense import MLP, Activation, readout
 from zoo.parts.optimizers import adam
@@ -107,10 +107,11 @@ class SBM2(Descent, Samples, Conditions, Weighs, Classifies, Encodes, Reconstruc
         self.class_head = readout(self.classifier.out_dim, num_classes)
         self.encoder = MLP(num_pixels + num_classes, hidden_dims, activation)
         width = self.encoder.out_dim
+        start = gem_sticks(num_shares, concentration, torch.device("cpu"))
         self.head = (
             GaussianHead(width, num_shares)
             if posterior == "gaussian"
-            else StickHead(width, posterior, gem_sticks(num_shares, concentration, torch.device("cpu")))
+            else StickHead(width, posterior, start, SPREAD)
         )
         self.decoder = MLP(num_shares + num_classes, hidden_dims[::-1], activation)
         self.pixels = BernoulliPixels(self.decoder.out_dim, self.image_shape)

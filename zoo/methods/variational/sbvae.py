@@ -19,7 +19,7 @@ from zoo.errors import at_least, positive
 from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.parts.distributions.divergences import kl_of, monte_carlo_kl
 from zoo.parts.distributions.pixels import BernoulliPixels
-from zoo.parts.distributions.sticks import Shares, StickHead, StickKind, gem_sticks, share_dimension
+from zoo.parts.distributions.sticks import SPREAD, Shares, StickHead, StickKind, gem_sticks, share_dimension
 from zoo.parts.networks.dense import MLP, Activation
 from zoo.parts.schedules import Schedule
 
@@ -75,7 +75,7 @@ class SBVAE(LatentVariable, Divides):
         self.kl, self.num_samples = kl, num_samples
         start = gem_sticks(num_shares, concentration, torch.device("cpu"))
         self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
-        self.stick_head = StickHead(self.encoder.out_dim, posterior, start)
+        self.stick_head = StickHead(self.encoder.out_dim, posterior, start, SPREAD)
         self.decoder = MLP(num_shares, hidden_dims[::-1], activation)
         self.pixels = BernoulliPixels(self.decoder.out_dim, self.image_shape)
 

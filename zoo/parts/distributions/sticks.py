@@ -40,6 +40,8 @@ NODES = 40
 """Nodes of the Gauss-Hermite rule for the mean of a sigmoid."""
 FLOOR = 1e-2
 """Smallest a and b of a posterior."""
+SPREAD = 0.01
+"""Standard deviation of the weights of heads at the start, as in the paper."""
 
 
 def _log1mexp(x: Tensor) -> Tensor:
@@ -235,15 +237,16 @@ def share_dimension(shares: Tensor, of: float = 0.99) -> Tensor:
 
 
 class StickHead(nn.Module):
-    """Features [..., F] to independent sticks [..., K - 1]; weights start at zero, so that all start alike.
+    """Features [..., F] to independent sticks [..., K - 1].
 
     Args:
         in_dim: Width F of the features.
         kind: The sticks' distribution.
-        start: Beta distributions of K - 1 sticks at which the heads start, or near which.
+        start: Beta distributions of K - 1 sticks, at which or near which those of all features start.
+        spread: Standard deviation of the weights at the start.
     """
 
-    def __init__(self, in_dim: int, kind: StickKind, start: Independent) -> None:
+    def __init__(self, in_dim: int, kind: StickKind, start: Independent, spread: float) -> None:
         super().__init__()
         self.kind: StickKind = kind
         a, b = start.base_dist.concentration1, start.base_dist.concentration0
@@ -253,7 +256,7 @@ class StickHead(nn.Module):
         else:
             one, two = ((c - FLOOR).clamp(min=FLOOR).expm1().log() for c in (a, b))
         self.linear = nn.Linear(in_dim, 2 * len(a))
-        nn.init.zeros_(self.linear.weight)
+        nn.init.normal_(self.linear.weight, std=spread)
         with torch.no_grad():
             self.linear.bias.copy_(torch.cat((one, two)))
 
