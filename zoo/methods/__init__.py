@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from zoo.contract.method import Method
 
 METHODS: dict[str, str] = {
+    "AAE": "zoo.methods.adversarial.aae",
     "BoltzmannMachine": "zoo.methods.energy.boltzmann_machine",
+    "ClusterAAE": "zoo.methods.adversarial.cluster_aae",
     "DAE": "zoo.methods.autoencoders.dae",
     "DBM": "zoo.methods.energy.dbm",
     "DBN": "zoo.methods.energy.dbn",
@@ -27,6 +29,7 @@ METHODS: dict[str, str] = {
     "Hopfield": "zoo.methods.energy.hopfield",
     "IWAE": "zoo.methods.variational.iwae",
     "InfoVAE": "zoo.methods.variational.infovae",
+    "LabelAAE": "zoo.methods.adversarial.label_aae",
     "LabelDBN": "zoo.methods.energy.label_dbn",
     "LagVAE": "zoo.methods.variational.lagvae",
     "LogisticPCA": "zoo.methods.autoencoders.logistic_pca",
