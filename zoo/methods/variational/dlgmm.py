@@ -12,7 +12,7 @@ the mean training pixel.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -102,8 +102,10 @@ class DLGMM(LatentVariable, Divides):
         """q(v|x), batch [B], event [K - 1], and q_k(z|x), batch [B, K], event [D]."""
         h = self.encoder(x.flatten(-3))
         mean, log_variance = self.component_head(h).unflatten(-1, (self.num_components, -1)).chunk(2, -1)
-        sticks = self.sticks().expand(h.shape[:-1]) if self.stick_head is None else self.stick_head(h)
-        return sticks, diagonal_gaussian(mean, log_variance)
+        components = diagonal_gaussian(mean, log_variance)
+        if self.stick_head is None:
+            return cast(Independent, self.sticks().expand(h.shape[:-1])), components
+        return self.stick_head(h), components
 
     def posterior(self, x: Images) -> Distribution:
         sticks, components = self.recognise(x)

@@ -38,7 +38,7 @@ from zoo.contract import (
 from zoo.errors import at_least, not_negative, positive, require
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.pixels import BernoulliPixels
-from zoo.parts.distributions.sticks import SPREAD, Breaking, Shares, StickHead, StickKind, gem_sticks
+from zoo.parts.distributions.sticks import SPREAD, Shares, StickHead, StickKind, gem_sticks, shares_of
 from zoo.parts.estimators import importance_bound
 from zoo.parts.networks.dense import MLP, Activation, readout
 from zoo.parts.optimizers import adam
@@ -115,7 +115,6 @@ class SBM2(Descent, Samples, Conditions, Weighs, Classifies, Encodes, Reconstruc
         )
         self.decoder = MLP(num_shares + num_classes, hidden_dims[::-1], activation)
         self.pixels = BernoulliPixels(self.decoder.out_dim, self.image_shape)
-        self.breaking = Breaking()
         self.register_buffer("labelled_share", torch.ones(()))
 
     @property
@@ -140,7 +139,7 @@ class SBM2(Descent, Samples, Conditions, Weighs, Classifies, Encodes, Reconstruc
 
     def code(self, v: Tensor) -> Codes:
         """Shares of sticks; Gaussian latents as they are."""
-        return v if self.gaussian else self.breaking(v)  # pyright: ignore[reportReturnType]
+        return v if self.gaussian else shares_of(v)
 
     def recognise(self, x: Images, y: Tensor) -> Independent:
         """q(v|x, y) of images [B, ...] and labels [S, B], batch [S, B]."""

@@ -19,7 +19,15 @@ from zoo.errors import at_least, positive
 from zoo.methods.variational.shared.latent_variable import LatentVariable
 from zoo.parts.distributions.divergences import kl_of, monte_carlo_kl
 from zoo.parts.distributions.pixels import BernoulliPixels
-from zoo.parts.distributions.sticks import SPREAD, Shares, StickHead, StickKind, gem_sticks, share_dimension
+from zoo.parts.distributions.sticks import (
+    SPREAD,
+    Shares,
+    StickHead,
+    StickKind,
+    gem_sticks,
+    share_dimension,
+    shares_of,
+)
 from zoo.parts.networks.dense import MLP, Activation
 from zoo.parts.schedules import Schedule
 
@@ -91,7 +99,7 @@ class SBVAE(LatentVariable, Divides):
     def loss(self, batch: Batch) -> Terms:
         q, p = self.posterior(batch.x), self.prior()
         v = q.sticks.rsample((self.num_samples,))
-        pi = q.transforms[0](v)  # pi_k = v_k prod_{j<k} (1 - v_j), equation 2
+        pi = shares_of(v)  # pi_k = v_k prod_{j<k} (1 - v_j), equation 2
         distortion = -self.likelihood(pi).log_prob(batch.x).mean(0)
         divergence = monte_carlo_kl if self.kl == "monte_carlo" else kl_of
         rate = divergence(q.sticks, p.sticks, v)
@@ -107,7 +115,7 @@ class SBVAE(LatentVariable, Divides):
         """The ratio is that of the sticks: the Jacobian of the shares cancels."""
         q, p = self.posterior(x), self.prior()
         v = q.sticks.rsample((num_samples,))
-        pi = q.transforms[0](v)
+        pi = shares_of(v)
         return Weights(self.likelihood(pi).log_prob(x), p.sticks.log_prob(v) - q.sticks.log_prob(v))
 
     @torch.no_grad()

@@ -64,7 +64,7 @@ class Kumaraswamy(Distribution):
         b: Positive, of the same shape.
     """
 
-    arg_constraints = {"a": constraints.positive, "b": constraints.positive}
+    arg_constraints: dict[str, constraints.Constraint] = {}  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
     def __init__(self, a: Tensor, b: Tensor) -> None:
@@ -167,7 +167,7 @@ class Breaking(Transform):
     __hash__ = Transform.__hash__
 
     def _call(self, x: Tensor) -> Tensor:
-        return log_shares(x).exp().clamp(min=LEAST_SHARE)
+        return shares_of(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
         left = y.flip(-1).cumsum(-1).flip(-1)
@@ -184,6 +184,11 @@ class Breaking(Transform):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         """One stick less than shares."""
         return torch.Size((*shape[:-1], shape[-1] - 1))
+
+
+def shares_of(v: Tensor) -> Tensor:
+    """Shares [..., K] that sticks [..., K - 1] make, at least 1e-30 each."""
+    return log_shares(v).exp().clamp(min=LEAST_SHARE)
 
 
 def log_shares(v: Tensor) -> Tensor:
