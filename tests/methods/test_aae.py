@@ -250,7 +250,7 @@ def test_pixels_are_dropped_in_training_alone():
 def test_codes_become_the_priors():
     """After a short run, two numbers of a code: mean, and covariance within 30 % of the prior's."""
     method = tiny("AAE", hidden_dims=(64,), prior_std=2.0, drop_pixels=0.0)
-    trainer(max_epochs=40, limit_val_batches=0).fit(method, datamodule=Digits(binarize="none", batch_size=50))
+    trainer(max_epochs=15, limit_val_batches=0).fit(method, datamodule=Digits(binarize="none", batch_size=50))
     z = method.encode(grey().split("test").x)
     assert float(z.mean(0).abs().max()) < 0.7
     assert ((z.std(0) / 2).log().abs() < math.log(1.3)).all()

@@ -121,5 +121,5 @@ def test_the_phase_of_labels_moves_the_encoder_alone():
 def test_settings_out_of_range_are_refused():
     with pytest.raises(UsageError, match="num_classes must be at least 2, got 1"):
         LabelAAE(num_classes=1)
-    with pytest.raises(UsageError, match="label_lr must be positive, got 0.0"):
+    with pytest.raises(UsageError, match=r"label_lr must be positive, got 0\.0"):
         LabelAAE(label_lr=0.0)
