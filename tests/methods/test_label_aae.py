@@ -106,7 +106,11 @@ def test_a_class_that_there_is_not_cannot_be_drawn():
 def test_the_phase_of_labels_moves_the_encoder_alone():
     method = tiny("LabelAAE")
     decoder = {name: value.clone() for name, value in method.decoder.state_dict().items()}
-    method.training_step = lambda b, i: method.descend("classifier", method.label_loss, *method.labelled(b))
+
+    def step(batch, batch_idx):
+        method.descend("classifier", method.label_loss, *method.labelled(batch))
+
+    method.training_step = step
     before = {name: value.clone() for name, value in method.encoder.state_dict().items()}
     trainer(limit_train_batches=1).fit(method, datamodule=Digits(binarize="none"))
     assert not same(before, method.encoder.state_dict())
@@ -117,5 +121,5 @@ def test_the_phase_of_labels_moves_the_encoder_alone():
 def test_settings_out_of_range_are_refused():
     with pytest.raises(UsageError, match="num_classes must be at least 2, got 1"):
         LabelAAE(num_classes=1)
-    with pytest.raises(UsageError, match="label_lr must be positive, got 0"):
-        LabelAAE(label_lr=0)
+    with pytest.raises(UsageError, match=r"label_lr must be positive, got 0\.0"):
+        LabelAAE(label_lr=0.0)

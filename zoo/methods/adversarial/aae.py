@@ -1,9 +1,9 @@
 """Makhzani, Shlens, Jaitly, Goodfellow, Frey. Adversarial Autoencoders. 2016. arXiv:1511.05644.
 
 Departs from the paper: pixels are dropped at the encoder's door; weights start He- and Glorot-uniform, the
-output bias at the logit of the mean training pixel; sizes of ring and swiss roll are this package's. The Parzen
-score in which the paper reports likelihoods rewards smooth, prototypical samples: ten thousand training images
-as kernel centres score below it. It is history, not a ranking.
+output bias at the logit of the mean training pixel; sizes of ring and swiss roll are this package's. The
+Parzen score in which the paper reports likelihoods rewards smooth, prototypical samples, and puts the data
+themselves (10,000 training images as kernel centres) below them: it is kept for history, not to rank.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ class AAE(AdversarialAutoencoder):
         latent_dim: Numbers in a code; 2 for the priors in the plane.
         prior: N(0, `prior_std`^2 I); a ring of ten Gaussians; or a swiss roll, in ten parts.
         prior_std: Standard deviation of the first.
-        label_aware: Tell the discriminator the label, or that there is none: codes of labelled images are held
-            against the mode of their label, the others against the whole prior.
+        label_aware: Tell the discriminator the label, or that there is none: codes of labelled images are
+            held against the mode of their label, the others against the whole prior.
         encoder: `deterministic`; `gaussian`: a diagonal Gaussian given the image; `universal`: a function of
             image and noise, of which `encode` gives the code of noise 0.
         noise_dim: Numbers of Gaussian noise beside the pixels of the `universal` encoder.

@@ -3,8 +3,8 @@
 Section 6: the model that clusters without labels. The paper's accuracy gives a cluster the label of its most
 confident test image (`cluster_accuracy_aae`).
 
-Departs from the paper: weights start He- and Glorot-uniform, the output bias at the logit of the mean training
-pixel; both discriminators take one step together, as do the encoder's against both.
+Departs from the paper: weights start He- and Glorot-uniform, the output bias at the logit of the mean
+training pixel; both discriminators take one step together, as do the encoder's against both.
 """
 
 from collections.abc import Sequence

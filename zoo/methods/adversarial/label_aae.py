@@ -2,8 +2,8 @@
 
 Section 5: the semi-supervised model.
 
-Departs from the paper: weights start He- and Glorot-uniform, the output bias at the logit of the mean training
-pixel; both discriminators take one step together, as do the encoder's against both.
+Departs from the paper: weights start He- and Glorot-uniform, the output bias at the logit of the mean
+training pixel; both discriminators take one step together, as do the encoder's against both.
 """
 
 from collections.abc import Sequence
