@@ -9,6 +9,7 @@ by several, and the bounds on I(Z;X) and I(Z;Y) in bits, of training and of test
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ def show(points: dict[tuple[float, str], list[Point]], folder: Path) -> None:
         points: By beta and split, one per seed.
         folder: Where the pictures go.
     """
-    table = Table(title="mean ± spread over seeds")
+    table = Table(title="mean over seeds ± spread")
     for heading in (
         "beta",
         "images",
@@ -102,8 +103,7 @@ def show(points: dict[tuple[float, str], list[Point]], folder: Path) -> None:
     rates: dict[str, list[tuple[float, float]]] = {}
     for (beta, split), of_seeds in points.items():
         mean = Point(*map(statistics.fmean, zip(*of_seeds, strict=True)))
-        spreads = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in zip(*of_seeds, strict=True)]
-        table.add_row(f"{beta:g}", split, *(f"{m:.3g} ± {s:.2g}" for m, s in zip(mean, spreads, strict=True)))
+        table.add_row(f"{beta:g}", split, *map(_cell, zip(*of_seeds, strict=True)))
         place = float(torch.tensor(beta).log10())
         plane.setdefault(split, []).append((mean.code, mean.label))
         errors.setdefault(f"{split}, one code", []).append((place, mean.error_one))
@@ -118,6 +118,11 @@ def show(points: dict[tuple[float, str], list[Point]], folder: Path) -> None:
         shown = {line: torch.tensor(sorted(pairs)) for line, pairs in lines.items()}
         with atomic(folder / f"{name}.png") as temporary:
             curves(shown, caption).save(temporary, format="PNG")
+
+
+def _cell(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3g}{spread}"
 
 
 def main() -> None:

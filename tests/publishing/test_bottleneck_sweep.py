@@ -77,6 +77,8 @@ def test_the_whole_is_trained_once_per_beta_and_seed_printed_and_drawn(tmp_path,
     }
     said = capsys.readouterr().out
     assert said.count("train") == said.count("test") == 2
+    assert bottleneck._cell((1.0, 3.0)) == "2 ± 1.4"
+    assert bottleneck._cell((2.0,)) == "2"
 
 
 def test_what_is_finished_is_not_trained_again(tmp_path, monkeypatch):
