@@ -41,8 +41,8 @@ class DLGMM(LatentVariable, Divides):
         num_components: K.
         latent_dim: Units of z.
         concentration: alpha of the symmetric Dirichlet prior.
-        entropy: `mixture`: of the mixture. `legacy`: the released code's, which is none: a control arm, whose
-            bound is no bound.
+        entropy: What is descended with. `mixture`: the mixture's. `legacy`: the released code's, which is no
+            entropy: a control arm. The reported bound has the mixture's.
         shares: Those of the entropy: drawn, with gradients along the sticks, or their means.
         hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
         activation: Non-linearity of the hidden layers.
@@ -122,24 +122,22 @@ class DLGMM(LatentVariable, Divides):
         log_likelihood = self.likelihood(z).log_prob(batch.x.unsqueeze(1))
         log_prior = standard_gaussian(self.latent_dim, self.device).log_prob(z)
         distortion = -(mean * log_likelihood).sum(-1).mean(0)
-        log_q = self._log_q(log_pi, log_table(q_z, z))
+        table = log_table(q_z, z)
+        log_q = log_pi.exp() * log_mixture(log_pi, table)
         rate = (log_q - mean * log_prior).sum(-1).mean(0)
         rate = rate + kl_divergence(q_v, self.sticks())
+        loss = distortion + rate
+        if self.entropy == "legacy":
+            loss = loss + (log_sum_of_own(log_pi, table) - log_q.sum(-1)).mean(0)
         used = {f"share_{k}": share for k, share in enumerate(mean.detach().unbind(-1))}
         return {
-            "loss": distortion + rate,
+            "loss": loss,
             "elbo": -(distortion + rate),
             "rate": rate,
             "distortion": distortion,
             "component_divergence": mean_divergence(q_z).detach(),
             **used,
         }
-
-    def _log_q(self, log_pi: Tensor, table: Tensor) -> Tensor:
-        """Minus the entropy of the mixture, in one part per draw, [S, B, K]; the legacy one in one part."""
-        if self.entropy == "legacy":
-            return log_sum_of_own(log_pi, table).unsqueeze(-1)
-        return log_pi.exp() * log_mixture(log_pi, table)
 
     @property
     def _sizes(self) -> tuple[int, int]:
