@@ -177,7 +177,7 @@ class VaDE(LatentVariable, Clusters, Conditions):
 
     def start_from(self, data: Any) -> None:
         super().start_from(data)
-        n, num = len(data.images("train")), self.num_categories
+        n, num = len(data.images("train")), len(self.mixture.logits)
         require(num <= n, f"num_components must be at most the {n} training images, got {num}")
 
     def on_train_epoch_start(self) -> None:
