@@ -103,7 +103,8 @@ class LagVAE(LatentVariable):
         not_negative(mmd_limit=mmd_limit)
         require(information != 0, f"information must be above or below 0, got {information}")
         self.information, self.nelbo_limit, self.mmd_limit = information, nelbo_limit, mmd_limit
-        self.multiplier_lr, self.kernel, self.latent_dim = multiplier_lr, kernel, latent_dim
+        self.multiplier_lr, self.latent_dim = multiplier_lr, latent_dim
+        self.kernel: RadialKernel = kernel
         self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
         self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
         self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
