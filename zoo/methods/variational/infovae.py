@@ -85,10 +85,9 @@ class InfoVAE(LatentVariable):
         require(alpha <= 1, f"alpha must be at most 1, got {alpha}")
         least = alpha + lam >= 1
         require(least, f"alpha + lam must be at least 1, got {alpha} + {lam}")
-        self.alpha, self.lam = alpha, lam
+        self.alpha, self.lam, self.latent_dim = alpha, lam, latent_dim
         self.divergence: Literal["mmd", "stein"] = divergence
         self.kernel: RadialKernel = kernel
-        self.latent_dim = latent_dim
         self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
         self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
         self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
