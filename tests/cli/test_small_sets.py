@@ -22,6 +22,7 @@ SIZES = {3: True, 30: False, 150: True}
 """Pictures in a folder, and whether they are grey."""
 REFUSED = {
     (3, "GAN"): "no batch may hold a single image, got one of 1 training images by data.batch_size: 100",
+    (3, "VaDE"): "num_components must be at most the 1 training images, got 3",
     (3, "Hopfield"): "num_patterns must be at most the 1 training images, got 4",
     (3, "GLO"): "GLO needs 2 training images for its prior, got 1",
 }

@@ -48,7 +48,7 @@ def test_blocks_of_the_film_are_held_out_in_order(film):
     assert torch.equal(val, blocks[13].new_tensor([*blocks[12][-26:], *blocks[13]]))
     assert (len(train) + len(val), len(test)) == data.facts.sizes
     assert data.stated == data.protocol
-    assert str(data.protocol).startswith("frey_faces 1x28x20 1415/157/393")
+    assert str(data.protocol).startswith("frey 1x28x20 1415/157/393")
 
 
 def test_without_the_film_one_line_says_where_it_is_looked_for(tmp_path, monkeypatch):

@@ -93,6 +93,10 @@ class FashionMNIST(ImageData):
 class FreySource(HubSource):
     """The frames of one film, of which blocks test: neighbours are too alike to be divided at random."""
 
+    @property
+    def name(self) -> str:
+        return "frey"
+
     def pictures(self) -> Iterator[Encoded]:
         frames = list(super().pictures())
         for split in ("train", "test"):
@@ -106,7 +110,7 @@ class FreyFaces(ImageData):
     """1,965 frames of one face, 28 x 20; every fifth block of 131 tests, the last of the others validate."""
 
     facts = Facts(
-        name="frey_faces",
+        name="frey",
         called="FreyFaces",
         title="Frey faces (Frey, Roweis)",
         licence="for research, as distributed with the papers",
@@ -116,7 +120,7 @@ class FreyFaces(ImageData):
 
     @cached_property
     def source(self) -> Source:
-        return FreySource(self.pad, (28, 20), True, self.facts.name, in_order=True)
+        return FreySource(self.pad, (28, 20), True, "frey_faces", in_order=True)
 
 
 class HubImages(ImageData):

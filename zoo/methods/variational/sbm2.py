@@ -38,7 +38,7 @@ from zoo.contract import (
 from zoo.errors import at_least, not_negative, positive, require
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.pixels import BernoulliPixels
-from zoo.parts.distributions.sticks import SPREAD, Shares, StickHead, StickKind, gem_sticks, shares_of
+from zoo.parts.distributions.sticks import SPREAD, Shares, StickHead, gem_sticks, shares_of
 from zoo.parts.estimators import importance_bound
 from zoo.parts.networks.dense import MLP, Activation, readout
 from zoo.parts.optimizers import adam
@@ -85,7 +85,7 @@ class SBM2(Descent, Samples, Conditions, Weighs, Classifies, Encodes, Reconstruc
         num_classes: int = 10,
         num_shares: int = 50,
         concentration: float = 5.0,
-        posterior: StickKind | Literal["gaussian"] = "kumaraswamy",
+        posterior: Literal["kumaraswamy", "gauss_logit", "gamma", "gaussian"] = "kumaraswamy",
         supervised_weight: float = 0.375,
         hidden_dims: tuple[int, ...] = (500,),
         activation: Activation = "relu",

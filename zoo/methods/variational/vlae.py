@@ -33,7 +33,7 @@ from zoo.randomness import drawing_from, own_stream
 UP, DOWN, EASE = 1.1, 0.9, 1.05
 """Soft free bits: factors of the weight of the KL, and how far above the free bits it may lie in peace."""
 WEIGHT_RANGE = (1e-3, 1.0)
-DRAWS_FOR_VARIANCE = 2000
+DRAWS_FOR_PRIOR = 2000
 """Draws behind the variance of a prior that is a flow."""
 
 
@@ -178,7 +178,7 @@ class VLAE(Walks, LatentVariable):
         if self.flow_in == "posterior":
             return self.prior().variance
         with own_stream(layer):
-            return self.prior().sample(torch.Size((DRAWS_FOR_VARIANCE,))).var(0)
+            return self.prior().sample(torch.Size((DRAWS_FOR_PRIOR,))).var(0)
 
     def walk(self, n: int, *, generator: torch.Generator | None = None) -> Iterator[Images]:
         """Yield n images after each row that is drawn; what is not drawn yet is grey."""

@@ -38,7 +38,7 @@ TERMS = 50
 """Terms of the series for E log(1 - v) before its tail."""
 NODES = 40
 """Nodes of the Gauss-Hermite rule for the mean of a sigmoid."""
-FLOOR = 1e-2
+STICK_FLOOR = 1e-2
 """Smallest a and b of a posterior."""
 SPREAD = 0.01
 """Standard deviation of the weights of heads at the start, as in the paper."""
@@ -259,7 +259,7 @@ class StickHead(nn.Module):
             one: Any = a.digamma() - b.digamma()
             two: Any = (a.polygamma(1) + b.polygamma(1)).log()
         else:
-            one, two = ((c - FLOOR).clamp(min=FLOOR).expm1().log() for c in (a, b))
+            one, two = ((c - STICK_FLOOR).clamp(min=STICK_FLOOR).expm1().log() for c in (a, b))
         self.linear = nn.Linear(in_dim, 2 * len(a))
         nn.init.normal_(self.linear.weight, std=spread)
         with torch.no_grad():
@@ -271,5 +271,5 @@ class StickHead(nn.Module):
         if self.kind == "gauss_logit":
             std = (0.5 * two.clamp(*LOG_VARIANCE_RANGE)).exp()
             return Independent(GaussLogit(one, std), 1)
-        a, b = softplus(one) + FLOOR, softplus(two) + FLOOR
+        a, b = softplus(one) + STICK_FLOOR, softplus(two) + STICK_FLOOR
         return Independent(Kumaraswamy(a, b) if self.kind == "kumaraswamy" else GammaRatio(a, b, False), 1)
