@@ -143,6 +143,8 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
         "active_units",
         "reconstruction",
         "aggregate",
+        "sampled_codes",
+        "shares",
         "outliers",
         "log_prob",
     }
