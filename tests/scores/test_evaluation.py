@@ -144,13 +144,10 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
         "active_units",
         "reconstruction",
         "aggregate",
-<<<<<<< HEAD
         "matching",
         "code_use",
-=======
         "sampled_codes",
         "shares",
->>>>>>> sticks
         "outliers",
         "log_prob",
     }
