@@ -148,6 +148,7 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
         "code_use",
         "sampled_codes",
         "shares",
+        "trees",
         "outliers",
         "log_prob",
     }
