@@ -140,7 +140,7 @@ def two_processes(once) -> TwoProcesses:
 
 @pytest.fixture(scope="session")
 def mnist_mirror(tmp_path_factory) -> Path:
-    """A ZOO_DATA folder with noise in the shape of MNIST and Fashion-MNIST: 300 + 100 images."""
+    """A ZOO_DATA folder with noise in the shape of the named sets: 300 + 100 images each, 700 frames."""
     import datasets
     import numpy as np
     from PIL import Image
@@ -156,4 +156,10 @@ def mnist_mirror(tmp_path_factory) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             table = datasets.Dataset.from_dict(rows, features=features)
             table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    film = [Image.fromarray(stream.integers(0, 256, (28, 20), dtype=np.uint8)) for _ in range(700)]
+    frames = datasets.Dataset.from_dict(
+        {"image": film}, features=datasets.Features({"image": datasets.Image()})
+    )
+    (root / "frey_faces").mkdir()
+    frames.to_parquet(root / "frey_faces" / "train-00000-of-00001.parquet")
     return root

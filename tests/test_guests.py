@@ -111,7 +111,7 @@ def test_no_name_in_a_file_is_imported(model, monkeypatch, tmp_path):
     for name in (PATH, "trap.BMM"):
         (tmp_path / "model" / CONFIG).write_text(json.dumps(config | {"class": name}))
         seal(tmp_path / "model")
-        with pytest.raises(UsageError, match=rf"one of Bolt.*, or be given as code .*, got '{name}'"):
+        with pytest.raises(UsageError, match=rf"one of AAE, .*, or be given as code .*, got '{name}'"):
             zoo.from_pretrained(tmp_path / "model")
     assert not {f"{PACKAGE}.bmm", "trap"} & set(sys.modules)
 
@@ -140,7 +140,7 @@ def test_a_class_whose_module_moved_still_loads(model, tmp_path):
 MISTAKES = {
     "no code": (
         [],
-        "class of {model}/config.json must be one of Bolt.* or be given as code",
+        "class of {model}/config.json must be one of AAE, .* or be given as code",
     ),
     "no path": (["--code", "BMM"], "code must read package.module.Class, got 'BMM'"),
     "a relative path": (["--code", "..bmm.BMM"], "code must read package.module.Class, got '..bmm.BMM'"),
@@ -285,7 +285,7 @@ def test_a_model_that_could_not_be_saved_is_refused_before_it_is_trained(tmp_pat
 
 
 def test_what_knows_the_zoo_alone_says_so_in_one_line():
-    with pytest.raises(UsageError, match=rf"class must be one of BoltzmannMachine, DAE, .*, got '{PATH}'"):
+    with pytest.raises(UsageError, match=rf"class must be one of AAE, .*, got '{PATH}'"):
         method_class(PATH)
 
 

@@ -174,6 +174,8 @@ def test_quick_numbers_come_out_of_the_weights_again(tmp_path, monkeypatch):
         now, recorded = Results.read(tmp_path / f"{slug}.json").numbers, PUBLISHED[slug].results.numbers
         assert "test/fid" in now
         for key, number in now.items():
+            if key not in recorded:  # a recipe may leave metrics out
+                continue
             assert number.protocol == recorded[key].protocol
             low, high = recorded[key].interval
             assert low <= number.value <= high, f"{key} of {slug}"

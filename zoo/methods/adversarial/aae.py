@@ -83,7 +83,9 @@ class AAE(AdversarialAutoencoder):
             prior=shape,
             num_hints=MODES + 1 if label_aware else 0,
             hidden_dims=hidden_dims,
-            encoder=CodeEncoder(image_shape, hidden_dims, latent_dim, encoder, noise_dim, drop_pixels),
+            encoder=lambda: CodeEncoder(
+                image_shape, hidden_dims, latent_dim, encoder, noise_dim, drop_pixels
+            ),
             course=Course(
                 optimizer, reconstruction_lr, adversarial_lr, tuple(stage_epochs), momentum, adam_betas
             ),

@@ -67,7 +67,9 @@ class ClusterAAE(AdversarialAutoencoder, Clusters, Conditions):
             prior=GaussianPrior(latent_dim, prior_std),
             num_categories=num_clusters,
             hidden_dims=hidden_dims,
-            encoder=CodeEncoder(image_shape, hidden_dims, num_clusters + latent_dim, drop_pixels=drop_pixels),
+            encoder=lambda: CodeEncoder(
+                image_shape, hidden_dims, num_clusters + latent_dim, drop_pixels=drop_pixels
+            ),
             course=Course(
                 optimizer, reconstruction_lr, adversarial_lr, tuple(stage_epochs), momentum, adam_betas
             ),

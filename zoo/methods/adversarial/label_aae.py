@@ -72,7 +72,9 @@ class LabelAAE(AdversarialAutoencoder, Classifies, Conditions):
             prior=GaussianPrior(latent_dim, prior_std),
             num_categories=num_classes,
             hidden_dims=hidden_dims,
-            encoder=CodeEncoder(image_shape, hidden_dims, num_classes + latent_dim, drop_pixels=drop_pixels),
+            encoder=lambda: CodeEncoder(
+                image_shape, hidden_dims, num_classes + latent_dim, drop_pixels=drop_pixels
+            ),
             course=Course(
                 optimizer, reconstruction_lr, adversarial_lr, tuple(stage_epochs), momentum, adam_betas
             ),

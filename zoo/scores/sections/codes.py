@@ -244,7 +244,7 @@ def aggregate(scene: Scene) -> None:
         scene.put("total_correlation", correlation, scene.treated(biased))
 
 
-def matching(scene: Scene) -> None:
+def against_prior(scene: Scene) -> None:
     """How all codes together are spread, beside as many draws of the prior."""
     method = scene.method
     assert isinstance(method, Believes)
@@ -350,7 +350,7 @@ CODE_USE = Section(
 )
 MATCHING = Section(
     (Believes,),
-    matching,
+    against_prior,
     {
         "code_mmd": Measure("squared MMD"),
         "code_log_det": Measure("nats, 0 for the prior"),

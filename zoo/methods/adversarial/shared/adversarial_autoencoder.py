@@ -4,7 +4,7 @@ Makhzani, Shlens, Jaitly, Goodfellow, Frey. Adversarial Autoencoders. 2016. arXi
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -118,7 +118,7 @@ class AdversarialAutoencoder(Game, Samples, Encodes, Decodes, Reconstructs):
         num_hints: What the discriminator is told beside the code.
         hidden_dims: Widths of the ReLU layers of the encoder and the discriminators; the decoder mirrors
             them.
-        encoder: The encoder, of `num_categories + prior.dim` outputs.
+        encoder: What makes the encoder, of `num_categories + prior.dim` outputs.
         course: How the players descend.
 
     Raises:
@@ -135,14 +135,14 @@ class AdversarialAutoencoder(Game, Samples, Encodes, Decodes, Reconstructs):
         num_categories: int = 0,
         num_hints: int = 0,
         hidden_dims: tuple[int, ...],
-        encoder: CodeEncoder,
+        encoder: Callable[[], CodeEncoder],
         course: Course,
     ) -> None:
         super().__init__(image_shape)
         at_least(1, hidden_dims=hidden_dims, latent_dim=prior.dim)
         course.check()
         self.code_prior, self.num_parts, self.course = prior, num_categories, course
-        self.encoder = encoder
+        self.encoder = encoder()
         self.decoder = SigmoidMLP(num_categories + prior.dim, hidden_dims[::-1], self.image_shape)
         self.discriminator = nn.ModuleDict({"code": _judge(prior.dim + num_hints, hidden_dims)})
         if num_categories:

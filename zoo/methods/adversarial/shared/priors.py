@@ -64,7 +64,7 @@ class RingPrior(CodePrior):
 
     def draw(self, y: Labels) -> Codes:
         along, across = torch.randn(2, len(y), device=y.device)
-        angle = 2 * math.pi * chosen(y) / MODES
+        angle = 2 * math.pi * known_or_drawn(y) / MODES
         radius, width = RADIUS + RADIAL_STD * along, TANGENTIAL_STD * across
         return torch.stack(
             [radius * angle.cos() - width * angle.sin(), radius * angle.sin() + width * angle.cos()], 1
@@ -75,12 +75,12 @@ class SwissRollPrior(CodePrior):
     """A spiral in the plane, evenly filled; mode k is its k-th tenth from within."""
 
     def draw(self, y: Labels) -> Codes:
-        share = (chosen(y) + torch.rand(len(y), device=y.device)) / MODES
+        share = (known_or_drawn(y) + torch.rand(len(y), device=y.device)) / MODES
         angle = LARGEST_ANGLE * share.sqrt()
         return ROLL_PITCH * angle.unsqueeze(1) * torch.stack([angle.cos(), angle.sin()], 1)
 
 
-def chosen(y: Labels) -> Tensor:
+def known_or_drawn(y: Labels) -> Tensor:
     """The labels, and a mode at random where they are -1."""
     return torch.where(y < 0, torch.randint_like(y, MODES), y)
 
