@@ -33,6 +33,7 @@ METHODS: dict[str, str] = {
     "PCA": "zoo.methods.autoencoders.pca",
     "RBM": "zoo.methods.energy.rbm",
     "VAE": "zoo.methods.variational.vae",
+    "VAEDGP": "zoo.methods.variational.vae_dgp",
     "VaDE": "zoo.methods.variational.vade",
     "VIB": "zoo.methods.variational.vib",
     "VLAE": "zoo.methods.variational.vlae",
