@@ -38,7 +38,7 @@ from zoo.errors import at_least, not_negative, positive, require
 from zoo.parts.distributions.gaussian_process import Columns, Moments, MomentsHead, SparseGP
 from zoo.parts.networks.dense import MLP
 from zoo.parts.optimizers import adam
-from zoo.parts.schedules import Schedule, scheduled
+from zoo.parts.schedules import Schedule, falling, scheduled
 from zoo.randomness import drawing_from, own_stream
 
 START_IMAGES = 1000
@@ -122,26 +122,21 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         noises = [id(layer.log_noise) for layer in self.layers if frozen]
         return [p for p in super().learning() if id(p) not in noises]
 
-    def refuse_unsuitable(self, data: Any) -> None:
-        super().refuse_unsuitable(data)
-        n, size, processes = len(data.images("train")), data.batch_size, self.trainer.world_size
-        require(
-            not self.collapses or (size >= n and processes == 1),
-            f"bound: collapsed needs all {n} training images in one batch of one process, got batches of {size} "
-            f"on {processes}",
-        )
-
     def start_from(self, data: Any) -> None:
         """Centre the pixels, and start the Gaussian processes at some training images and their codes."""
-        started = bool(self.num_train)
-        self.num_train.fill_(len(data.images("train")))
+        started, n = bool(self.num_train), len(data.images("train"))
+        if self.collapses:
+            size, world = data.batch_size, self.trainer.world_size
+            rule = f"bound: collapsed needs all {n} training images in one batch of one process"
+            require(size >= n and world == 1, f"{rule}, got batches of {size} on {world}")
+        self.num_train.fill_(n)
         if started:
             return
         self.mean_image.copy_(data.mean_image())
         with own_stream(0):
             y = self._centred(data.split("train", START_IMAGES).x.to(self.device))
         for layer, h, target in self._fits(y):
-            layer.start(h, target, float(self.num_train) / len(y))
+            layer.start(h, target, n / len(y))
 
     def _centred(self, x: Images) -> Tensor:
         return (x - self.mean_image).flatten(1).double()
@@ -163,13 +158,9 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
     def _terms(
         self, y: Tensor, codes: Sequence[Moments], columns: Columns = slice(None), joint: bool = False
     ) -> Terms:
-        """The bound of centred images [B, P] and its parts, in nats per image.
+        """The bound of centred images, of which some columns are known, and its parts, in nats per image.
 
-        Args:
-            y: Centred images, [B, number of columns].
-            codes: q(h_l|x) of every layer.
-            columns: The pixels that are known.
-            joint: All training images are here: q(u) is solved for, and its KL is in what layers explain.
+        If all training images are here (`joint`), q(u) is solved for, and its KL is in what layers explain.
         """
         free = self.current_epoch >= self.frozen_noise_epochs
         targets = [(y, y.new_zeros(1)), *((h.mean, h.variance.sum(1)) for h in codes[:-1])]
@@ -178,16 +169,20 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
             if joint:
                 fits.append(layer.collapsed(h, target, spread, learn_noise=free) / len(y))
             else:
-                some = columns if i == 0 else slice(None)
-                fits.append(layer.explained(h, target, spread, columns=some, learn_noise=free))
+                known = columns if i == 0 else slice(None)
+                fits.append(layer.explained(h, target, spread, columns=known, learn_noise=free))
         *inner, top = codes
         rate = 0.5 * (top.mean.square() + top.variance - 1 - top.variance.log()).sum(1)
         for fit, h in zip(fits[1:], inner, strict=True):
             rate = rate - fit - 0.5 * (2 * math.pi * math.e * h.variance).log().sum(1)
         kl = y.new_zeros(()) if joint else torch.stack([layer.kl() for layer in self.layers]).sum()
         functions = kl / self.num_train.clamp(min=1)
-        elbo = fits[0] - rate - functions
-        parts = {"elbo": elbo, "rate": rate, "distortion": -fits[0], "functions": functions}
+        parts = {
+            "elbo": fits[0] - rate - functions,
+            "rate": rate,
+            "distortion": -fits[0],
+            "functions": functions,
+        }
         return {name: part.float() for name, part in parts.items()}
 
     def loss(self, batch: Batch) -> Terms:
@@ -255,7 +250,7 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         optimizer = adam(free, self.repair_lr)
         with torch.enable_grad():
             for step in range(self.repair_steps):
-                optimizer.param_groups[0]["lr"] = self.repair_lr * (1 - step / self.repair_steps)
+                optimizer.param_groups[0]["lr"] = self.repair_lr * falling(step, self.repair_steps)
                 codes = [Moments(m, v.exp()) for m, v in zip(free[::2], free[1::2], strict=True)]
                 loss = -self._terms(y[:, columns], codes, columns)["elbo"].sum()
                 for part, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):
