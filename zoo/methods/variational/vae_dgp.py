@@ -4,9 +4,9 @@ arXiv:1511.06455.
 
 Departs from the paper: the bound may keep an explicit q(u) of every layer's functions, so that it is a sum
 over images and learns from small batches (Hensman et al. 2013); a network may give the variances of the
-codes, which are one vector per layer in the released code; Adam with a cosine schedule replaces L-BFGS; the
-Gaussian processes start at what suits the codes of some training images. An image's score is charged its
-share of KL(q(u) || p(u)), as in the bound of all training images.
+codes, which are one vector per layer in the released code; Adam with a cosine schedule replaces L-BFGS;
+noise starts at half of the variance, not a hundredth, and q(u) at what suits the codes of some training
+images. An image's score is charged its share of KL(q(u) || p(u)), as in the bound of all training images.
 """
 
 import math
@@ -38,7 +38,7 @@ from zoo.errors import at_least, not_negative, positive, require
 from zoo.parts.distributions.gaussian_process import Columns, Moments, MomentsHead, SparseGP
 from zoo.parts.networks.dense import MLP
 from zoo.parts.optimizers import adam
-from zoo.parts.schedules import Schedule, falling, scheduled
+from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from, own_stream
 
 START_IMAGES = 1000
@@ -89,8 +89,8 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         frozen_noise_epochs: int = 2,
         repair_steps: int = 300,
         repair_lr: float = 0.05,
-        lr: float = 3e-3,
-        lr_final: float = 3e-4,
+        lr: float = 1e-2,
+        lr_final: float = 1e-3,
         lr_schedule: Schedule = "cosine",
     ) -> None:
         super().__init__(image_shape)
@@ -243,6 +243,7 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
             h[rows] = fitted.mean + fitted.variance.sqrt() * h[rows]
         return torch.where(known, x, self._picture(h))
 
+    @torch.no_grad()
     def _fitted(self, y: Tensor, columns: Tensor) -> Moments:
         """q(h_1) of images of which some pixels are known: descends the bound of these in all codes."""
         start = [(h.mean, h.variance.log().expand_as(h.mean)) for h in self._codes(y)]
@@ -250,7 +251,7 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         optimizer = adam(free, self.repair_lr)
         with torch.enable_grad():
             for step in range(self.repair_steps):
-                optimizer.param_groups[0]["lr"] = self.repair_lr * falling(step, self.repair_steps)
+                optimizer.param_groups[0]["lr"] = self.repair_lr * (1 - step / self.repair_steps)
                 codes = [Moments(m, v.exp()) for m, v in zip(free[::2], free[1::2], strict=True)]
                 loss = -self._terms(y[:, columns], codes, columns)["elbo"].sum()
                 for part, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):

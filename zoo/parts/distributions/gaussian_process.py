@@ -19,8 +19,8 @@ from zoo.parts.networks.dense import readout
 
 JITTER = 1e-6
 """What is added to the diagonal of the kernel's matrix, as a share of its variance."""
-FIRST_NOISE = 0.01
-"""Variance of the noise at the start, as a share of the targets' (Dai et al. 2016, released code)."""
+FIRST_NOISE = 0.5
+"""Variance of the noise at the start, as a share of the targets'."""
 FIRST_BIAS = 0.01
 """Variance of the bias at the start, as a share of the kernel's."""
 FIRST_INPUT_VARIANCE = 0.1
