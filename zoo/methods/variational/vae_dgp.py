@@ -26,7 +26,6 @@ from zoo.contract import (
     Images,
     Infers,
     PerImage,
-    PixelKind,
     Reconstructs,
     Repairs,
     Samples,
@@ -69,6 +68,7 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
     """
 
     paper = "Dai, Damianou, Gonzalez, Lawrence. Variational Auto-encoded Deep Gaussian Processes. ICLR 2016."
+    accepts = ("deq",)
     side = Side.LOWER
     monitor = ("val/elbo", "max")
     progress = "elbo"
@@ -107,15 +107,10 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         for below, dim in pairwise((math.prod(self.image_shape), *latent_dims)):
             net, layer = MLP(below, hidden_dims, "tanh"), SparseGP(dim, below, num_inducing)
             self.recognition.append(net.append(MomentsHead(net.out_dim, dim, amortised=var == "amortised")))
-            for q_u in (layer.whitened_mean, layer.raw_root):
-                q_u.requires_grad_(not self.collapses)
+            layer.whitened_mean.requires_grad = layer.raw_root.requires_grad = not self.collapses
             layers.append(layer)
         self.register_buffer("mean_image", torch.full(self.image_shape, MID_GREY))
         self.register_buffer("num_train", torch.tensor(0))
-
-    @property
-    def accepts(self) -> tuple[PixelKind, ...]:
-        return ("deq",)
 
     def learning(self) -> list[nn.Parameter]:
         frozen = self.current_epoch < self.frozen_noise_epochs
@@ -126,9 +121,9 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         """Centre the pixels, and start the Gaussian processes at some training images and their codes."""
         started, n = bool(self.num_train), len(data.images("train"))
         if self.collapses:
-            size, world = data.batch_size, self.trainer.world_size
-            rule = f"bound: collapsed needs all {n} training images in one batch of one process"
-            require(size >= n and world == 1, f"{rule}, got batches of {size} on {world}")
+            rule, size = f"needs all {n} training images in one batch of one process", data.batch_size
+            alone = size >= n and self.trainer.world_size == 1
+            require(alone, f"bound: collapsed {rule}, got batches of {size} on {self.trainer.world_size}")
         self.num_train.fill_(n)
         if started:
             return
@@ -177,18 +172,13 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
             rate = rate - fit - 0.5 * (2 * math.pi * math.e * h.variance).log().sum(1)
         kl = y.new_zeros(()) if joint else torch.stack([layer.kl() for layer in self.layers]).sum()
         functions = kl / self.num_train.clamp(min=1)
-        parts = {
-            "elbo": fits[0] - rate - functions,
-            "rate": rate,
-            "distortion": -fits[0],
-            "functions": functions,
-        }
+        elbo = fits[0] - rate - functions
+        parts = {"loss": -elbo, "elbo": elbo, "rate": rate, "distortion": -fits[0], "functions": functions}
         return {name: part.float() for name, part in parts.items()}
 
     def loss(self, batch: Batch) -> Terms:
         y = self._centred(batch.x)
-        terms = self._terms(y, self._codes(y), joint=self.collapses and self.training)
-        return {"loss": -terms["elbo"]} | terms
+        return self._terms(y, self._codes(y), joint=self.collapses and self.training)
 
     @torch.no_grad()
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
@@ -246,8 +236,8 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
     @torch.no_grad()
     def _fitted(self, y: Tensor, columns: Tensor) -> Moments:
         """q(h_1) of images of which some pixels are known: descends the bound of these in all codes."""
-        start = [(h.mean, h.variance.log().expand_as(h.mean)) for h in self._codes(y)]
-        free = [part.clone().requires_grad_() for pair in start for part in pair]
+        start = [part for h in self._codes(y) for part in (h.mean, h.variance.log().expand_as(h.mean))]
+        free = [part.clone().requires_grad_() for part in start]
         optimizer = adam(free, self.repair_lr)
         with torch.enable_grad():
             for step in range(self.repair_steps):
