@@ -26,6 +26,7 @@ from zoo.contract import (
     Images,
     Infers,
     PerImage,
+    PixelKind,
     Reconstructs,
     Repairs,
     Samples,
@@ -68,7 +69,6 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
     """
 
     paper = "Dai, Damianou, Gonzalez, Lawrence. Variational Auto-encoded Deep Gaussian Processes. ICLR 2016."
-    accepts = ("deq",)
     side = Side.LOWER
     monitor = ("val/elbo", "max")
     progress = "elbo"
@@ -111,6 +111,10 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
             layers.append(layer)
         self.register_buffer("mean_image", torch.full(self.image_shape, MID_GREY))
         self.register_buffer("num_train", torch.tensor(0))
+
+    @property
+    def accepts(self) -> tuple[PixelKind, ...]:
+        return ("deq",)
 
     def learning(self) -> list[nn.Parameter]:
         frozen = self.current_epoch < self.frozen_noise_epochs
