@@ -39,6 +39,7 @@ METHODS: dict[str, str] = {
     "SBM2": "zoo.methods.variational.sbm2",
     "SBVAE": "zoo.methods.variational.sbvae",
     "VAE": "zoo.methods.variational.vae",
+    "VAEDGP": "zoo.methods.variational.vae_dgp",
     "VaDE": "zoo.methods.variational.vade",
     "VIB": "zoo.methods.variational.vib",
     "VLAE": "zoo.methods.variational.vlae",
