@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo.contract.batch import Batch as Batch
     from zoo.contract.batch import PixelKind as PixelKind
     from zoo.contract.batch import Terms as Terms
+    from zoo.contract.batch import labels_below as labels_below
     from zoo.contract.batch import need_labels as need_labels
     from zoo.contract.capabilities import *  # noqa: F403
     from zoo.contract.learning import ClosedForm as ClosedForm

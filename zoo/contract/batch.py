@@ -42,5 +42,15 @@ def need_labels(y: Tensor, num_classes: int) -> None:
     )
 
 
+def labels_below(y: Tensor, num_classes: int) -> None:
+    """Refuse labels [N], some of them perhaps -1, of which one is too large.
+
+    Raises:
+        UsageError: Naming the largest.
+    """
+    most = int(y.max())
+    require(most < num_classes, f"labels must be below num_classes: {num_classes}, got {most}")
+
+
 Terms = dict[str, Tensor]
 """Named parts of an objective, each [B] or []; `loss` is what is descended."""

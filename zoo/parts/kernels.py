@@ -15,6 +15,13 @@ RadialKernel = Literal["rbf", "imq"]
 IMQ_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """Squared Euclidean distances [N, M] of vectors x [N, D] and y [M, D], by one matrix product."""
+    with torch.autocast(x.device.type, enabled=False):
+        lengths = x.square().sum(1).unsqueeze(1) + y.square().sum(1)
+        return torch.addmm(lengths, x, y.T, alpha=-2).clamp_(min=0)
+
+
 def gram(x: Tensor, y: Tensor, kernel: RadialKernel) -> Tensor:
     """RadialKernel matrix [N, M] of vectors x [N, D] and y [M, D].
 
@@ -24,7 +31,7 @@ def gram(x: Tensor, y: Tensor, kernel: RadialKernel) -> Tensor:
         kernel: `rbf`: exp(-|x - y|^2 / D^2), the width of Zhao et al. (2017); `imq`: the sum over scales s of
             2 D s / (2 D s + |x - y|^2) (Tolstikhin et al. 2018).
     """
-    squares, dim = _squares(x, y), x.shape[1]
+    squares, dim = squared_distances(x, y), x.shape[1]
     if kernel == "rbf":
         return (-squares / dim**2).exp()
     k = torch.zeros_like(squares)
@@ -62,19 +69,13 @@ def stein_discrepancy(x: Tensor, score: Tensor, kernel: RadialKernel) -> Tensor:
         UsageError: If there are fewer than two vectors.
     """
     require(len(x) >= 2, f"the Stein discrepancy needs at least 2 vectors, got {len(x)}")
-    dim, squares, k = x.shape[1], _squares(x, x), gram(x, x, kernel)
+    dim, squares, k = x.shape[1], squared_distances(x, x), gram(x, x, kernel)
     slope, bend = _derivatives(squares, k, dim, kernel)
     with torch.autocast(x.device.type, enabled=False):
         scores, across = score @ score.T, x @ score.T
     own = (x * score).sum(1)
     drift = across + across.T - own.unsqueeze(1) - own  # (x - x') . (s' - s)
     return _mean_of_pairs(scores * k + 2 * slope * drift - 2 * dim * slope - 4 * bend * squares)
-
-
-def _squares(x: Tensor, y: Tensor) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        lengths = x.square().sum(1).unsqueeze(1) + y.square().sum(1)
-        return (lengths - 2 * x @ y.T).clamp(min=0)
 
 
 def _widths(dim: int) -> list[float]:

@@ -16,6 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from zoo.contract.shapes import Images, LogProbs
 from zoo.errors import require
+from zoo.parts.kernels import squared_distances
 from zoo.scores.features import Extractor, Features
 
 BLOCKS = 20
@@ -259,7 +260,7 @@ def neighbourhoods(real: Vectors, fake: Vectors) -> Neighbourhoods:
     precise, dense = (x.new_zeros(len(y), near.shape[1]) for _ in range(2))
     recalled, nearest = (x.new_zeros(len(x), fake_near.shape[1]) for _ in range(2))
     for rows in torch.arange(len(x), device=x.device).split(ROWS_AT_ONCE):
-        distance = _squared_distances(x[rows], y)
+        distance = squared_distances(x[rows], y)
         _count_balls(precise, distance, near[rows], block[rows])
         _count_balls(dense, distance, far[rows], block[rows])
         recalled[rows] = _count_balls(recalled[rows], distance.T, fake_near, fake_block)
@@ -288,7 +289,7 @@ def _radii(x: Tensor, ks: tuple[int, ...]) -> list[Tensor]:
     blocks, most = int(_blocks(x)[-1]) + 1, max(ks)
     parts: list[list[Tensor]] = [[] for _ in ks]
     for rows in torch.arange(len(x), device=x.device).split(ROWS_AT_ONCE):
-        distance = _squared_distances(x[rows], x)
+        distance = squared_distances(x[rows], x)
         distance[torch.arange(len(rows)), rows] = math.inf
         nearest = [
             part.topk(min(most, part.shape[1]), largest=False).values
@@ -353,11 +354,6 @@ def _left_out(values: Tensor, without_own: Tensor | None = None) -> Estimate:
     twice = (1 - 1 / changes.shape[1]) * float(changes.var(0).sum()) / len(changes)
     of_balls = max(0.0, jackknife(without_balls.mean(0)) ** 2 - twice)
     return Estimate(float(whole.mean()), math.sqrt(of_balls + jackknife(without_points) ** 2))
-
-
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    squares = x.square().sum(1)[:, None] + y.square().sum(1)
-    return torch.addmm(squares, x, y.T, alpha=-2).clamp_(min=0)
 
 
 class PerImage(Metric):

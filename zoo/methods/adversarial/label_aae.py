@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
-from zoo.contract import Batch, Classifies, Conditions, Images, Labels, LogProbs, Terms
+from zoo.contract import Batch, Classifies, Conditions, Images, Labels, LogProbs, Terms, labels_below
 from zoo.errors import at_least, positive, require, share
 from zoo.methods.adversarial.shared.adversarial_autoencoder import AdversarialAutoencoder, CodeEncoder, Course
 from zoo.methods.adversarial.shared.priors import GaussianPrior
@@ -89,10 +89,7 @@ class LabelAAE(AdversarialAutoencoder, Classifies, Conditions):
         y = data.split("train").y
         known = (y >= 0).nonzero()[:, 0]
         require(len(known) > 0, f"LabelAAE needs labels, got none of {len(y)} training images")
-        highest = int(y.max())
-        require(
-            highest < self.num_parts, f"labels must be below num_classes: {self.num_parts}, got {highest}"
-        )
+        labels_below(y, self.num_parts)
         few = data.split("train", known) if len(known) < len(y) else None
         self._shown = None if few is None else (few.x, few.y)
 

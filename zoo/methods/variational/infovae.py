@@ -12,21 +12,21 @@ from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
-from torch.distributions import Independent
 
-from zoo.contract import Batch, Codes, Images, Terms
+from zoo.contract import Batch, Terms
 from zoo.errors import at_least, not_negative, positive, require
-from zoo.methods.variational.shared.latent_variable import LatentVariable
+from zoo.methods.variational.shared.latent_variable import GaussianCodes
 from zoo.methods.variational.shared.matching import codes_of, from_standard
 from zoo.parts.distributions.divergences import kl_of
-from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
+from zoo.parts.distributions.gaussians import GaussianHead
 from zoo.parts.distributions.pixels import Likelihood, pixel_head
 from zoo.parts.kernels import RadialKernel
+from zoo.parts.networks.backbones import DenseEncoder
 from zoo.parts.networks.dense import MLP, Activation
 from zoo.parts.schedules import Schedule
 
 
-class InfoVAE(LatentVariable):
+class InfoVAE(GaussianCodes):
     """Variational autoencoder that weighs what codes tell of images, and how all codes together are spread.
 
     alpha = 0, lam = 1 is the VAE; alpha + lam = 1 the beta-VAE of beta = lam; alpha = 1 the MMD-VAE. With
@@ -88,19 +88,10 @@ class InfoVAE(LatentVariable):
         self.alpha, self.lam, self.latent_dim = alpha, lam, latent_dim
         self.divergence: Literal["mmd", "stein"] = divergence
         self.kernel: RadialKernel = kernel
-        self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
+        self.encoder = DenseEncoder(math.prod(self.image_shape), hidden_dims, activation)
         self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
         self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
         self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
-
-    def prior(self) -> Independent:
-        return standard_gaussian(self.latent_dim, self.device)
-
-    def posterior(self, x: Images) -> Independent:
-        return self.posterior_head(self.encoder(x.flatten(-3)))
-
-    def likelihood(self, z: Codes) -> Independent:
-        return self.pixels(self.decoder(z))
 
     def objective(self, distortion: Tensor, rate: Tensor, distance: Tensor) -> Tensor:
         """What is descended, given its three parts in nats: minus equation 6."""

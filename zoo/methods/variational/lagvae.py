@@ -16,16 +16,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent
 
-from zoo.contract import Batch, Codes, Images, Terms
+from zoo.contract import Batch, Terms
 from zoo.errors import at_least, not_negative, positive, require
-from zoo.methods.variational.shared.latent_variable import LatentVariable
+from zoo.methods.variational.shared.latent_variable import GaussianCodes
 from zoo.methods.variational.shared.matching import codes_of, from_standard
 from zoo.parts.distributions.divergences import kl_of
-from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
+from zoo.parts.distributions.gaussians import GaussianHead
 from zoo.parts.distributions.pixels import Likelihood, pixel_head
 from zoo.parts.kernels import RadialKernel
+from zoo.parts.networks.backbones import DenseEncoder
 from zoo.parts.networks.dense import MLP, Activation
 from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
@@ -39,7 +39,7 @@ FORGETTING, STEADY = 0.01, 1e-8
 """Of RMSProp: the weight of the newest squared slope, and what is added to their root."""
 
 
-class LagVAE(LatentVariable):
+class LagVAE(GaussianCodes):
     """Variational autoencoder whose codes tell much or little of images, within limits to its bound and MMD.
 
     The limits' weights are Lagrange multipliers: each grows while its limit is exceeded, and falls while it
@@ -105,21 +105,12 @@ class LagVAE(LatentVariable):
         self.information, self.nelbo_limit, self.mmd_limit = information, nelbo_limit, mmd_limit
         self.multiplier_lr, self.latent_dim = multiplier_lr, latent_dim
         self.kernel: RadialKernel = kernel
-        self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
+        self.encoder = DenseEncoder(math.prod(self.image_shape), hidden_dims, activation)
         self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
         self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
         self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
         self.register_buffer("multipliers", torch.ones(2))
         self.register_buffer("squares", torch.zeros(2))
-
-    def prior(self) -> Independent:
-        return standard_gaussian(self.latent_dim, self.device)
-
-    def posterior(self, x: Images) -> Independent:
-        return self.posterior_head(self.encoder(x.flatten(-3)))
-
-    def likelihood(self, z: Codes) -> Independent:
-        return self.pixels(self.decoder(z))
 
     def loss(self, batch: Batch) -> Terms:
         q = self.posterior(batch.x)

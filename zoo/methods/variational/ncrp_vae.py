@@ -19,7 +19,6 @@ from torch.distributions import Independent, MixtureSameFamily
 from zoo.contract import (
     IMAGES_AT_ONCE,
     Batch,
-    Codes,
     Hierarchy,
     Images,
     LogProbs,
@@ -28,10 +27,11 @@ from zoo.contract import (
     Weights,
 )
 from zoo.errors import at_least, positive, share
-from zoo.methods.variational.shared.latent_variable import LatentVariable
+from zoo.methods.variational.shared.latent_variable import GaussianCodes
 from zoo.methods.variational.shared.tree import Coded, Tree
 from zoo.parts.distributions.gaussians import GaussianHead
 from zoo.parts.distributions.pixels import Likelihood, pixel_head
+from zoo.parts.networks.backbones import DenseEncoder
 from zoo.parts.networks.dense import MLP, Activation
 from zoo.parts.schedules import Schedule
 from zoo.randomness import own_stream
@@ -42,7 +42,7 @@ SETTLED = 1e-7
 """Rise of the bound in nats per image below which sweeps are over."""
 
 
-class NCRPVAE(LatentVariable, Nests):
+class NCRPVAE(GaussianCodes, Nests):
     """Variational autoencoder whose prior is a learnt tree of Gaussians, a nested Chinese restaurant process.
 
     The tree's posterior follows all training codes at the end of every epoch; the network descends the bound
@@ -117,7 +117,7 @@ class NCRPVAE(LatentVariable, Nests):
         self.latent_dim, self.by_bag = latent_dim, by_bag
         self.pretrain_epochs, self.num_sweeps = pretrain_epochs, num_sweeps
         self.grow_above, self.prune_below = grow_above, prune_below
-        self.encoder = MLP(math.prod(self.image_shape), hidden_dims, activation)
+        self.encoder = DenseEncoder(math.prod(self.image_shape), hidden_dims, activation)
         self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
         self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
         self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
@@ -152,12 +152,6 @@ class NCRPVAE(LatentVariable, Nests):
 
     def prior(self) -> MixtureSameFamily:
         return self.tree.prior(self.new_group())
-
-    def posterior(self, x: Images) -> Independent:
-        return self.posterior_head(self.encoder(x.flatten(-3)))
-
-    def likelihood(self, z: Codes) -> Independent:
-        return self.pixels(self.decoder(z))
 
     def scores(self, q: Independent, log_weight: Tensor) -> Tensor:
         """E log p(leaf, z) of posteriors of batch [B], under each leaf, [B, M]."""

@@ -34,6 +34,7 @@ from zoo.contract import (
     Terms,
     Weighs,
     Weights,
+    labels_below,
 )
 from zoo.errors import at_least, not_negative, positive, require
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
@@ -126,8 +127,7 @@ class SBM2(Descent, Samples, Conditions, Weighs, Classifies, Encodes, Reconstruc
         y = data.split("train").y
         known = int((y >= 0).sum())
         require(known > 0, f"SBM2 learns from labels: at least one image must have one, got {known}")
-        most = int(y.max())
-        require(most < self.num_classes, f"labels must be below num_classes: {self.num_classes}, got {most}")
+        labels_below(y, self.num_classes)
         self.labelled_share.fill_(known / len(y))
         self.pixels.start_at(data.mean_image())
 

@@ -12,13 +12,11 @@ pixel; Adam with a cosine schedule replaces Adagrad; there is no weight prior. W
 from collections.abc import Sequence
 from typing import Literal
 
-from torch.distributions import Independent
-
-from zoo.contract import Batch, Codes, Images, Terms
+from zoo.contract import Batch, Terms
 from zoo.errors import at_least, not_negative, positive, require
-from zoo.methods.variational.shared.latent_variable import LatentVariable
+from zoo.methods.variational.shared.latent_variable import GaussianCodes
 from zoo.parts.distributions.divergences import kl_of, kl_of_units, monte_carlo_kl
-from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
+from zoo.parts.distributions.gaussians import GaussianHead
 from zoo.parts.distributions.pixels import Likelihood, pixel_head
 from zoo.parts.estimators import free_bits
 from zoo.parts.networks.backbones import Backbone, decoder_of, encoder_of
@@ -26,7 +24,7 @@ from zoo.parts.networks.dense import Activation
 from zoo.parts.schedules import Schedule, warm_up
 
 
-class VAE(LatentVariable):
+class VAE(GaussianCodes):
     """Variational autoencoder with a diagonal Gaussian posterior and a standard normal prior.
 
     Args:
@@ -87,15 +85,6 @@ class VAE(LatentVariable):
             backbone, latent_dim, self.image_shape, channels, hidden_dims[::-1], activation
         )
         self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
-
-    def prior(self) -> Independent:
-        return standard_gaussian(self.latent_dim, self.device)
-
-    def posterior(self, x: Images) -> Independent:
-        return self.posterior_head(self.encoder(x))
-
-    def likelihood(self, z: Codes) -> Independent:
-        return self.pixels(self.decoder(z))
 
     def loss(self, batch: Batch) -> Terms:
         q, p = self.posterior(batch.x), self.prior()

@@ -160,13 +160,10 @@ class VLAE(Walks, LatentVariable):
         """The free bits of all latents together, in nats."""
         return self.free_bits * self.latent_dim
 
-    @torch.no_grad()
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Soft free bits: move the weight of the KL."""
+        """Soft free bits: move the weight of the KL by the rate of the batch that was descended."""
         if self.soft_free_bits:
-            q = self.posterior(batch.x)
-            rate = monte_carlo_kl(q, self.prior(), q.rsample(torch.Size((1,)))).mean()
-            self.weigh_kl(self.trainer.strategy.reduce(rate, reduce_op="mean"))
+            self.weigh_kl(self.trainer.strategy.reduce(self.last_mean("rate"), reduce_op="mean"))
 
     def weigh_kl(self, rate: Tensor) -> None:
         """Move the weight of the KL by 10 %, in the direction that leads the rate to the free bits."""

@@ -37,13 +37,14 @@ def trees(scene: Scene) -> None:
     leaf = columns["log_prob_cluster"].argmax(1)
     on_level = paths(method.hierarchy())
     num_leaves = on_level.shape[1]
+    rows = drawn(len(train_y), PROBE_CODES)
+    codes = train_codes(scene, rows) if isinstance(method, Encodes) else None
     for level, node in enumerate(on_level, 1):
         k = len(node.unique())
         how = f"{len(test_y)} images, {k} nodes of level {level}"
         scene.put("level_nmi", clustering(node[leaf], test_y).nmi, scene.treated(how), layer=level)
-        if isinstance(method, Encodes) and k < num_leaves:
-            rows = drawn(len(train_y), PROBE_CODES)
-            found = kmeans_clusters(train_codes(scene, rows), columns["code"], k, scene.seed)
+        if codes is not None and k < num_leaves:
+            found = kmeans_clusters(codes, columns["code"], k, scene.seed)
             how = f"{len(test_y)} images, k-means of {part_of(len(rows), len(train_y))} training codes, k={k}"
             nmi = clustering(found, test_y).nmi
             scene.put("level_nmi", nmi, scene.treated(how), layer=level, floor="k-means")

@@ -26,7 +26,7 @@ from zoo.contract import (
 )
 from zoo.errors import at_least, positive, require, share
 from zoo.methods.adversarial.shared.maxout import SigmoidMLP
-from zoo.methods.adversarial.shared.priors import CodePrior
+from zoo.methods.adversarial.shared.priors import CodePrior, known_or_drawn
 from zoo.parts.distributions.gaussians import GaussianHead
 from zoo.parts.distributions.pixels import MEAN_RANGE
 from zoo.parts.networks.average import evaluated
@@ -172,7 +172,7 @@ class AdversarialAutoencoder(Game, Samples, Encodes, Decodes, Reconstructs):
         """Codes [B, K + D] of the prior, of a category each, or of a mode; of any where y is -1."""
         if not self.num_parts:
             return self.code_prior.draw(y)
-        category = torch.where(y < 0, torch.randint_like(y, self.num_parts), y)
+        category = known_or_drawn(y, self.num_parts)
         z = self.code_prior.draw(torch.full_like(y, -1))
         return torch.cat((one_hot(category, self.num_parts).to(z), z), 1)
 

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from zoo.contract import Codes, Labels
 from zoo.errors import positive, require
@@ -64,7 +63,7 @@ class RingPrior(CodePrior):
 
     def draw(self, y: Labels) -> Codes:
         along, across = torch.randn(2, len(y), device=y.device)
-        angle = 2 * math.pi * known_or_drawn(y) / MODES
+        angle = 2 * math.pi * known_or_drawn(y, MODES) / MODES
         radius, width = RADIUS + RADIAL_STD * along, TANGENTIAL_STD * across
         return torch.stack(
             [radius * angle.cos() - width * angle.sin(), radius * angle.sin() + width * angle.cos()], 1
@@ -75,14 +74,14 @@ class SwissRollPrior(CodePrior):
     """A spiral in the plane, evenly filled; mode k is its k-th tenth from within."""
 
     def draw(self, y: Labels) -> Codes:
-        share = (known_or_drawn(y) + torch.rand(len(y), device=y.device)) / MODES
+        share = (known_or_drawn(y, MODES) + torch.rand(len(y), device=y.device)) / MODES
         angle = LARGEST_ANGLE * share.sqrt()
         return ROLL_PITCH * angle.unsqueeze(1) * torch.stack([angle.cos(), angle.sin()], 1)
 
 
-def known_or_drawn(y: Labels) -> Tensor:
-    """The labels, and a mode at random where they are -1."""
-    return torch.where(y < 0, torch.randint_like(y, MODES), y)
+def known_or_drawn(y: Labels, num: int) -> Labels:
+    """The labels [B], and one of `num` at random where they are -1."""
+    return torch.where(y < 0, torch.randint_like(y, num), y)
 
 
 def prior_of(prior: Prior, dim: int, std: float) -> CodePrior:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributions import Distribution
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
 
 from zoo.contract import (
     Codes,
@@ -25,6 +25,7 @@ from zoo.contract import (
     Weights,
 )
 from zoo.errors import at_least, positive
+from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
 from zoo.parts.distributions.pixels import PixelHead
 from zoo.parts.estimators import importance_bound
 from zoo.parts.optimizers import adam
@@ -137,3 +138,26 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
         """Adam, its step size set at the start of each epoch."""
         optimizer = adam(self.parameters(), self.lr, eps=self.adam_eps)
         return scheduled(optimizer, self.lr_schedule, self.trainer.max_epochs, self.lr_final / self.lr)
+
+
+class GaussianCodes(LatentVariable):
+    """One layer of codes: q(z|x) is a diagonal Gaussian, p(z) = N(0, I) unless a method says otherwise.
+
+    Its networks are built by the method.
+    """
+
+    latent_dim: int
+    encoder: nn.Module
+    """Images [..., C, H, W] to features."""
+    posterior_head: GaussianHead
+    decoder: nn.Module
+    """Codes [..., D] to what `pixels` reads."""
+
+    def prior(self) -> Distribution:
+        return standard_gaussian(self.latent_dim, self.device)
+
+    def posterior(self, x: Images) -> Independent:
+        return self.posterior_head(self.encoder(x))
+
+    def likelihood(self, z: Codes) -> Independent:
+        return self.pixels(self.decoder(z))

@@ -266,16 +266,17 @@ class Tree(nn.Module):
         slots, dim = self.mean.shape
         second = self.mean.new_zeros(slots, dim, dim)
         inside, mass = torch.zeros_like(self.variance), torch.zeros_like(self.variance)
+        leaves = self.leaf
         for mean, spread, group in zip(*(column.split(CODES_AT_ONCE) for column in codes), strict=True):
             phi = self.scores(mean, spread, self.log_weight[group]).softmax(1)
             mass += phi.sum(0)
             inside += spread @ phi
-            for p in self.leaf.nonzero()[:, 0].tolist():
+            for p in leaves.nonzero()[:, 0].tolist():
                 off = mean - self.mean[p]
                 second[p] += (phi[:, p, None] * off).T @ off
         second, inside, mass = total(second), total(inside), total(mass)
         spread = (second.diagonal(dim1=1, dim2=2).sum(1) + inside) / (mass * dim * self.leaf_variance)
-        large = self.leaf & (mass > FEWEST * mass.sum())
+        large = leaves & (mass > FEWEST * mass.sum())
         leaf = int(spread.where(large, 0.0).argmax())
         deeper = int(self.below[:, leaf].sum()) - 1 < len(self.branching)
         free = (self.parent == FREE).nonzero()[: 2 if deeper else 1, 0]
