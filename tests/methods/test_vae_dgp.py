@@ -12,7 +12,7 @@ from variational_models import batch_of
 from zoo.data.sets import Digits
 from zoo.errors import UsageError
 from zoo.methods.variational.vae_dgp import VAEDGP
-from zoo.parts.distributions.gaussian_process import JITTER, SparseGP
+from zoo.parts.distributions.gaussian_process import KERNEL_JITTER, SparseGP
 from zoo.pictures.walks import mask
 
 TINY = {
@@ -48,7 +48,7 @@ def terms(method: VAEDGP, x: torch.Tensor) -> dict[str, torch.Tensor]:
 def drawn(layer: SparseGP, h: torch.Tensor) -> torch.Tensor:
     """Functions at inputs [S, Q], each with a draw of q(u) of its own, [S, P]."""
     z, out_dim = layer.inducing.double(), layer.whitened_mean.shape[1]
-    gram = layer.kernel(z, z) + JITTER * layer.kernel.variance * torch.eye(len(z))
+    gram = layer.kernel(z, z) + KERNEL_JITTER * layer.kernel.variance * torch.eye(len(z))
     noise = torch.randn(len(h), len(z) + 1, out_dim, dtype=torch.float64)
     v = layer.whitened_mean.double() + layer.root @ noise[:, :-1]
     first = layer.kernel(h, z) @ torch.linalg.cholesky(gram).inverse().T

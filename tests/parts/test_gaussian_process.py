@@ -10,11 +10,11 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from zoo.parts.distributions.gaussian_process import (
-    JITTER,
-    Moments,
-    MomentsHead,
+    KERNEL_JITTER,
     SparseGP,
     SquaredExponential,
+    UncertainInputs,
+    UncertainInputsHead,
     _cholesky,
 )
 
@@ -35,12 +35,12 @@ def process(in_dim: int = Q, out_dim: int = P, num_inducing: int = M) -> SparseG
     return gp.requires_grad_(False)
 
 
-def inputs(n: int = N, shared: bool = False) -> Moments:
-    return Moments(normal(n, Q), 0.1 + torch.rand(1 if shared else n, Q, dtype=torch.float64))
+def inputs(n: int = N, shared: bool = False) -> UncertainInputs:
+    return UncertainInputs(normal(n, Q), 0.1 + torch.rand(1 if shared else n, Q, dtype=torch.float64))
 
 
-def certain(x: torch.Tensor) -> Moments:
-    return Moments(x, x.new_zeros(1, x.shape[1]))
+def certain(x: torch.Tensor) -> UncertainInputs:
+    return UncertainInputs(x, x.new_zeros(1, x.shape[1]))
 
 
 def reference(gp: SparseGP, noise: bool = True):
@@ -103,7 +103,7 @@ def test_expectations_are_the_products_over_dimensions_of_the_paper(shared):
 def test_expectations_of_certain_inputs_are_values_of_the_kernel():
     k, x, z = process().kernel, normal(N, Q), normal(M, Q)
     value = k(x, z)
-    for h in (certain(x), Moments(x, torch.full_like(x, 1e-12))):
+    for h in (certain(x), UncertainInputs(x, torch.full_like(x, 1e-12))):
         close(k.psi1(h, z), value)
         close(k.psi2(h, z), value.T @ value)
 
@@ -135,7 +135,7 @@ def test_with_fewer_inducing_inputs_it_is_below_the_evidence():
 def test_the_collapsed_bound_is_that_of_the_paper_with_the_variance_of_its_targets():
     gp, h, t, r = process(), inputs(), normal(N, P), torch.rand(N).double()
     k, z, beta = gp.kernel, gp.inducing.double(), 1 / gp.noise()
-    kuu = k(z, z) + JITTER * k.variance * torch.eye(M)
+    kuu = k(z, z) + KERNEL_JITTER * k.variance * torch.eye(M)
     psi1, psi2 = k.psi1(h, z), k.psi2(h, z)
     a = kuu + beta * psi2
     gained = psi1 @ a.inverse() @ psi1.T
@@ -168,7 +168,7 @@ def test_the_uncollapsed_bound_is_below_the_collapsed_one_and_equal_at_the_best_
         p.copy_(kept)
     r = torch.rand(N).double()
     z, noise = gp.inducing.double(), gp.noise()
-    kuu = gp.kernel(z, z) + JITTER * gp.kernel.variance * torch.eye(M)
+    kuu = gp.kernel(z, z) + KERNEL_JITTER * gp.kernel.variance * torch.eye(M)
     a = noise * kuu + gp.kernel.psi2(h, z)
     psi1 = gp.kernel.psi1(h, z)
     gap = 0.5 * (r * (psi1 @ a.inverse() @ psi1.T).diagonal()).sum() / noise
@@ -179,7 +179,7 @@ def test_what_is_explained_is_an_average_over_draws_of_inputs_functions_and_targ
     gp, h, t, spread = process(), inputs(1), normal(1, P), torch.rand(1, P).double()
     gp.whitened_mean.normal_()
     z, root = gp.inducing.double(), gp.root
-    lower = torch.linalg.cholesky(gp.kernel(z, z) + JITTER * gp.kernel.variance * torch.eye(M))
+    lower = torch.linalg.cholesky(gp.kernel(z, z) + KERNEL_JITTER * gp.kernel.variance * torch.eye(M))
     x = h.mean + h.variance.sqrt() * normal(DRAWS, Q)
     v = gp.whitened_mean.double() + root @ normal(DRAWS, M, P)
     first = gp.kernel(x, z) @ lower.inverse().T
@@ -198,7 +198,7 @@ def test_what_is_explained_is_an_average_over_draws_of_inputs_functions_and_targ
 def test_points_are_explained_one_by_one_and_columns_as_if_there_were_no_others():
     gp, h, t, r = process(), inputs(), normal(N, P), torch.rand(N).double()
     whole = gp.explained(h, t, r)
-    parts = [gp.explained(Moments(h.mean[i], h.variance[i]), t[i], r[i]) for i in ([0, 1], [2, 3, 4])]
+    parts = [gp.explained(UncertainInputs(h.mean[i], h.variance[i]), t[i], r[i]) for i in ([0, 1], [2, 3, 4])]
     close(torch.cat(parts), whole)
     columns = torch.tensor([True, False, True, True])
     fewer = process(out_dim=3)
@@ -231,7 +231,7 @@ def test_points_that_stand_for_many_settle_the_functions_as_the_many_would():
     one, many, h, t = process(), process(), inputs(), normal(N, P)
     many.load_state_dict(one.state_dict())
     one.settle(h, t, 3.0)
-    many.settle(Moments(h.mean.repeat(3, 1), h.variance.repeat(3, 1)), t.repeat(3, 1))
+    many.settle(UncertainInputs(h.mean.repeat(3, 1), h.variance.repeat(3, 1)), t.repeat(3, 1))
     torch.testing.assert_close(one.whitened_mean, many.whitened_mean)
     torch.testing.assert_close(one.root, many.root)
 
@@ -286,12 +286,12 @@ def test_the_noise_learns_only_where_it_is_to():
 
 def test_variances_of_the_inputs_are_one_vector_or_one_per_point():
     features = torch.randn(5, 7)
-    shared, own = (MomentsHead(7, 2, amortised=amortised)(features) for amortised in (False, True))
+    shared, own = (UncertainInputsHead(7, 2, amortised=amortised)(features) for amortised in (False, True))
     assert (shared.mean.shape, shared.variance.shape) == ((5, 2), (1, 2))
     assert own.variance.shape == (5, 2)
     assert own.variance.std(0).min() > 0
     close(shared.variance, torch.full((1, 2), 0.1).double(), atol=1e-7)
-    extreme = MomentsHead(7, 2, amortised=False)
+    extreme = UncertainInputsHead(7, 2, amortised=False)
     torch.nn.init.constant_(extreme.log_variance, 1000.0)
     close(extreme(features).variance, torch.full((1, 2), 8.0).double().exp())
 

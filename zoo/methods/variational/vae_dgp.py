@@ -35,7 +35,7 @@ from zoo.contract import (
     Terms,
 )
 from zoo.errors import at_least, not_negative, positive, require
-from zoo.parts.distributions.gaussian_process import Columns, Moments, MomentsHead, SparseGP
+from zoo.parts.distributions.gaussian_process import Columns, SparseGP, UncertainInputs, UncertainInputsHead
 from zoo.parts.networks.dense import MLP
 from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
@@ -43,6 +43,8 @@ from zoo.randomness import drawing_from, own_stream
 
 START_IMAGES = 1000
 """Training images whose codes start the Gaussian processes."""
+REPAIRED_AT_ONCE = 50
+"""Images whose codes are fitted together: each holds its own expectations of pairs of inducing inputs."""
 
 
 class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
@@ -106,7 +108,9 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         self.layers = cast("Sequence[SparseGP]", layers)
         for below, dim in pairwise((math.prod(self.image_shape), *latent_dims)):
             net, layer = MLP(below, hidden_dims, "tanh"), SparseGP(dim, below, num_inducing)
-            self.recognition.append(net.append(MomentsHead(net.out_dim, dim, amortised=var == "amortised")))
+            self.recognition.append(
+                net.append(UncertainInputsHead(net.out_dim, dim, amortised=var == "amortised"))
+            )
             layer.whitened_mean.requires_grad = layer.raw_root.requires_grad = not self.collapses
             layers.append(layer)
         self.register_buffer("mean_image", torch.full(self.image_shape, MID_GREY))
@@ -140,7 +144,7 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
     def _centred(self, x: Images) -> Tensor:
         return (x - self.mean_image).flatten(1).double()
 
-    def _codes(self, y: Tensor) -> list[Moments]:
+    def _codes(self, y: Tensor) -> list[UncertainInputs]:
         """q(h_l|x) of every layer, each from the mean of the one below (section 3)."""
         codes, t = [], y.float()
         for recognise in self.recognition:
@@ -149,13 +153,13 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         return codes
 
     @torch.no_grad()
-    def _fits(self, y: Tensor) -> list[tuple[SparseGP, Moments, Tensor]]:
+    def _fits(self, y: Tensor) -> list[tuple[SparseGP, UncertainInputs, Tensor]]:
         """Every layer, the codes above it, and the means [B, P] that it explains."""
         codes = self._codes(y)
         return list(zip(self.layers, codes, [y, *(h.mean for h in codes[:-1])], strict=True))
 
     def _terms(
-        self, y: Tensor, codes: Sequence[Moments], columns: Columns = slice(None), joint: bool = False
+        self, y: Tensor, codes: Sequence[UncertainInputs], columns: Columns = slice(None), joint: bool = False
     ) -> Terms:
         """The bound of centred images, of which some columns are known, and its parts, in nats per image.
 
@@ -231,14 +235,15 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         y = self._centred(torch.where(known, x, self.mean_image))
         with drawing_from(generator):
             h = torch.randn(len(x), self.latent_dims[0], dtype=y.dtype, device=x.device)
-        for columns in known.flatten(1).unique(dim=0):
-            rows = (known.flatten(1) == columns).all(1)
-            fitted = self._fitted(y[rows], columns)
-            h[rows] = fitted.mean + fitted.variance.sqrt() * h[rows]
+        patterns, which = known.flatten(1).unique(dim=0, return_inverse=True)
+        for i, columns in enumerate(patterns):
+            for rows in (which == i).nonzero().flatten().split(REPAIRED_AT_ONCE):
+                fitted = self._fitted(y[rows], columns)
+                h[rows] = fitted.mean + fitted.variance.sqrt() * h[rows]
         return torch.where(known, x, self._picture(h))
 
     @torch.no_grad()
-    def _fitted(self, y: Tensor, columns: Tensor) -> Moments:
+    def _fitted(self, y: Tensor, columns: Tensor) -> UncertainInputs:
         """q(h_1) of images of which some pixels are known: descends the bound of these in all codes."""
         start = [part for h in self._codes(y) for part in (h.mean, h.variance.log().expand_as(h.mean))]
         free = [part.clone().requires_grad_() for part in start]
@@ -246,12 +251,12 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         with torch.enable_grad():
             for step in range(self.repair_steps):
                 optimizer.param_groups[0]["lr"] = self.repair_lr * (1 - step / self.repair_steps)
-                codes = [Moments(m, v.exp()) for m, v in zip(free[::2], free[1::2], strict=True)]
+                codes = [UncertainInputs(m, v.exp()) for m, v in zip(free[::2], free[1::2], strict=True)]
                 loss = -self._terms(y[:, columns], codes, columns)["elbo"].sum()
                 for part, gradient in zip(free, torch.autograd.grad(loss, free), strict=True):
                     part.grad = gradient
                 optimizer.step()
-        return Moments(free[0].detach(), free[1].detach().exp())
+        return UncertainInputs(free[0].detach(), free[1].detach().exp())
 
     def configure_optimizers(self) -> dict:
         """Adam, its step size set at the start of each epoch."""

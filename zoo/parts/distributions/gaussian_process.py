@@ -17,11 +17,11 @@ from torch.distributions import Independent, Normal
 from zoo.parts.distributions.gaussians import LOG_VARIANCE_RANGE
 from zoo.parts.networks.dense import readout
 
-JITTER = 1e-6
+KERNEL_JITTER = 1e-6
 """What is added to the diagonal of the kernel's matrix, as a share of its variance."""
 FIRST_NOISE = 0.5
 """Variance of the noise at the start, as a share of the targets'."""
-FIRST_BIAS = 0.01
+FIRST_KERNEL_BIAS = 0.01
 """Variance of the bias at the start, as a share of the kernel's."""
 FIRST_INPUT_VARIANCE = 0.1
 """Variance of uncertain inputs at the start."""
@@ -29,7 +29,7 @@ Columns = slice | Tensor
 """Some of the outputs: a slice, or a bool for each."""
 
 
-class Moments(NamedTuple):
+class UncertainInputs(NamedTuple):
     """A Gaussian per point whose coordinates are independent."""
 
     mean: Tensor
@@ -38,7 +38,7 @@ class Moments(NamedTuple):
     """[B, Q], or [1, Q] where all points share one: psi2 then takes no exponential per pair and point."""
 
 
-class MomentsHead(nn.Module):
+class UncertainInputsHead(nn.Module):
     """Features [B, F] to uncertain inputs [B, Q] of a Gaussian process.
 
     Args:
@@ -53,12 +53,12 @@ class MomentsHead(nn.Module):
         self.spread = readout(in_dim, dim) if amortised else None
         self.log_variance = nn.Parameter(torch.full((dim,), math.log(FIRST_INPUT_VARIANCE)))
 
-    def forward(self, features: Tensor) -> Moments:
-        """Moments of the inputs, float64."""
+    def forward(self, features: Tensor) -> UncertainInputs:
+        """UncertainInputs of the inputs, float64."""
         log_variance = self.log_variance.double()[None]
         if self.spread is not None:
             log_variance = log_variance + self.spread(features).double()
-        return Moments(self.mean(features).double(), log_variance.clamp(*LOG_VARIANCE_RANGE).exp())
+        return UncertainInputs(self.mean(features).double(), log_variance.clamp(*LOG_VARIANCE_RANGE).exp())
 
 
 def _cholesky(matrix: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class SquaredExponential(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.log_variance = nn.Parameter(torch.zeros(()))
-        self.log_bias = nn.Parameter(torch.tensor(math.log(FIRST_BIAS)))
+        self.log_bias = nn.Parameter(torch.tensor(math.log(FIRST_KERNEL_BIAS)))
         self.log_lengths = nn.Parameter(torch.full((dim,), 0.5 * math.log(dim)))
 
     @property
@@ -107,22 +107,22 @@ class SquaredExponential(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """k(x, z) of points [N, Q] and [M, Q], [N, M]."""
-        return self.psi1(Moments(x, x.new_zeros(1, x.shape[1])), z)
+        return self.psi1(UncertainInputs(x, x.new_zeros(1, x.shape[1])), z)
 
     def psi0(self) -> Tensor:
         """E k(h, h) = s^2 + b of any point, []."""
         return self.variance + self.bias
 
-    def psi1(self, h: Moments, z: Tensor) -> Tensor:
+    def psi1(self, h: UncertainInputs, z: Tensor) -> Tensor:
         """E k(h, z), [B, M]."""
         return self._psi1(h, z) + self.bias
 
-    def _psi1(self, h: Moments, z: Tensor) -> Tensor:
+    def _psi1(self, h: UncertainInputs, z: Tensor) -> Tensor:
         squared = self.squared_lengths
         log_volume = 0.5 * (h.variance / squared).log1p().sum(1, keepdim=True)
         return self.variance * (-0.5 * _distances(h.mean, z, 1 / (h.variance + squared)) - log_volume).exp()
 
-    def _psi2(self, h: Moments, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _psi2(self, h: UncertainInputs, z: Tensor) -> tuple[Tensor, Tensor]:
         """psi2 without its bias in two factors, e_m e_m' g_mm': e [G, B/G, M], g [G, M, M].
 
         The square of h - (z + z')/2 is half those of h - z and h - z' less a quarter of that of z - z': what
@@ -136,13 +136,13 @@ class SquaredExponential(nn.Module):
         pairs = (-0.25 * (1 / squared - precision) @ apart.T).exp()
         return near.unflatten(0, (len(precision), -1)), pairs.unflatten(1, (len(z), len(z)))
 
-    def psi2_product(self, h: Moments, z: Tensor, weight: Tensor) -> Tensor:
+    def psi2_product(self, h: UncertainInputs, z: Tensor, weight: Tensor) -> Tensor:
         """sum_mm' w_mm' E k(h, z_m) k(h, z_m') of symmetric weights [M, M], per point, [B]."""
         near, pairs = self._psi2(h, z)
         form = ((near @ (pairs * weight)) * near).sum(-1).flatten()
         return form + 2 * self.bias * self._psi1(h, z) @ weight.sum(1) + self.bias.square() * weight.sum()
 
-    def psi2(self, h: Moments, z: Tensor) -> Tensor:
+    def psi2(self, h: UncertainInputs, z: Tensor) -> Tensor:
         """sum_n E k(h_n, z_m) k(h_n, z_m') over the points, [M, M]."""
         near, pairs = self._psi2(h, z)
         first = self._psi1(h, z).sum(0)
@@ -188,12 +188,12 @@ class SparseGP(nn.Module):
     def _factor(self) -> tuple[Tensor, Tensor]:
         """Inducing inputs [M, Q] and L [M, M]."""
         z = self.inducing.double()
-        jitter = JITTER * self.kernel.variance * torch.eye(len(z), dtype=z.dtype, device=z.device)
+        jitter = KERNEL_JITTER * self.kernel.variance * torch.eye(len(z), dtype=z.dtype, device=z.device)
         return z, _cholesky(self.kernel(z, z) + jitter)
 
     def explained(
         self,
-        h: Moments,
+        h: UncertainInputs,
         target: Tensor,
         spread: Tensor,
         *,
@@ -226,7 +226,9 @@ class SparseGP(nn.Module):
         excess = root.square().sum() - len(root) - 2 * log_det
         return 0.5 * (mean.square().sum() + mean.shape[1] * excess)
 
-    def collapsed(self, h: Moments, target: Tensor, spread: Tensor, *, learn_noise: bool = True) -> Tensor:
+    def collapsed(
+        self, h: UncertainInputs, target: Tensor, spread: Tensor, *, learn_noise: bool = True
+    ) -> Tensor:
         """The bound of all points together under the best q(v), in nats, [].
 
         Where the targets are known that is the sum of `explained`, less `kl`. Uncertain ones have a
@@ -247,7 +249,9 @@ class SparseGP(nn.Module):
         log_det = n * (2 * math.pi * noise).log() + 2 * factor.diagonal().log().sum()
         return -0.5 * (num * log_det + missed / noise - gained / noise.square())
 
-    def _evidence(self, h: Moments, noise: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    def _evidence(
+        self, h: UncertainInputs, noise: Tensor, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Psi1 L^-T [N, M], the trace of L^-1 Psi2 L^-T, and the factor of I + scale/noise L^-1 Psi2 L^-T."""
         z, lower = self._factor()
         first = _solved(lower, self.kernel.psi1(h, z).T).T
@@ -256,7 +260,7 @@ class SparseGP(nn.Module):
         return first, second.trace(), _cholesky(eye + scale / noise * second)
 
     @torch.no_grad()
-    def settle(self, h: Moments, target: Tensor, scale: float = 1.0) -> None:
+    def settle(self, h: UncertainInputs, target: Tensor, scale: float = 1.0) -> None:
         """Set q(v) to the best one.
 
         Args:
@@ -272,11 +276,11 @@ class SparseGP(nn.Module):
         self.raw_root.copy_(root.tril(-1) + root.diagonal().log().diag())
 
     @torch.no_grad()
-    def start(self, h: Moments, target: Tensor, scale: float) -> None:
+    def start(self, h: UncertainInputs, target: Tensor, scale: float) -> None:
         """Start the variances from those of the targets [N, P], and q(v) at the best one; see `settle`."""
-        log_variance = target.var(0, correction=0).mean().clamp(min=JITTER).log()
+        log_variance = target.var(0, correction=0).mean().clamp(min=KERNEL_JITTER).log()
         self.kernel.log_variance.copy_(log_variance)
-        self.kernel.log_bias.copy_(log_variance + math.log(FIRST_BIAS))
+        self.kernel.log_bias.copy_(log_variance + math.log(FIRST_KERNEL_BIAS))
         self.log_noise.copy_(log_variance + math.log(FIRST_NOISE))
         self.settle(h, target, scale)
 
