@@ -11,10 +11,10 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from zoo.parts.distributions.gaussian_process import (
     KERNEL_JITTER,
+    InputsHead,
     SparseGP,
     SquaredExponential,
     UncertainInputs,
-    UncertainInputsHead,
     _cholesky,
 )
 
@@ -286,12 +286,12 @@ def test_the_noise_learns_only_where_it_is_to():
 
 def test_variances_of_the_inputs_are_one_vector_or_one_per_point():
     features = torch.randn(5, 7)
-    shared, own = (UncertainInputsHead(7, 2, amortised=amortised)(features) for amortised in (False, True))
+    shared, own = (InputsHead(7, 2, amortised=amortised)(features) for amortised in (False, True))
     assert (shared.mean.shape, shared.variance.shape) == ((5, 2), (1, 2))
     assert own.variance.shape == (5, 2)
     assert own.variance.std(0).min() > 0
     close(shared.variance, torch.full((1, 2), 0.1).double(), atol=1e-7)
-    extreme = UncertainInputsHead(7, 2, amortised=False)
+    extreme = InputsHead(7, 2, amortised=False)
     torch.nn.init.constant_(extreme.log_variance, 1000.0)
     close(extreme(features).variance, torch.full((1, 2), 8.0).double().exp())
 

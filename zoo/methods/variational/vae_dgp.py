@@ -35,7 +35,7 @@ from zoo.contract import (
     Terms,
 )
 from zoo.errors import at_least, not_negative, positive, require
-from zoo.parts.distributions.gaussian_process import Columns, SparseGP, UncertainInputs, UncertainInputsHead
+from zoo.parts.distributions.gaussian_process import Columns, InputsHead, SparseGP, UncertainInputs
 from zoo.parts.networks.dense import MLP
 from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
@@ -55,10 +55,8 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         latent_dims: Number of codes of every layer, the one next to the pixels first.
         hidden_dims: Widths of the hidden layers of every recognition network.
         num_inducing: Inducing inputs of every layer.
-        bound: `uncollapsed` keeps a q(u) of every layer and is a sum over images; `collapsed` has solved for
-            it, and wants all training images in one batch.
-        var: Variances of the codes: one vector per layer `shared` by all images, or `amortised` by the
-            network.
+        bound: `uncollapsed` is a sum over images; `collapsed` has solved for q(u) of all, in one batch.
+        var: Variances of codes: `shared`, one vector per layer, or `amortised` by the network.
         frozen_noise_epochs: Epochs in which the noise of every layer stays where it starts.
         repair_steps: Steps of Adam by which codes are fitted to the known pixels of an image.
         repair_lr: Their step size at the start; it falls to zero.
@@ -108,9 +106,7 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         self.layers = cast("Sequence[SparseGP]", layers)
         for below, dim in pairwise((math.prod(self.image_shape), *latent_dims)):
             net, layer = MLP(below, hidden_dims, "tanh"), SparseGP(dim, below, num_inducing)
-            self.recognition.append(
-                net.append(UncertainInputsHead(net.out_dim, dim, amortised=var == "amortised"))
-            )
+            self.recognition.append(net.append(InputsHead(net.out_dim, dim, amortised=var == "amortised")))
             layer.whitened_mean.requires_grad = layer.raw_root.requires_grad = not self.collapses
             layers.append(layer)
         self.register_buffer("mean_image", torch.full(self.image_shape, MID_GREY))
@@ -235,9 +231,9 @@ class VAEDGP(Descent, Samples, Scores, Infers, Decodes, Reconstructs, Repairs):
         y = self._centred(torch.where(known, x, self.mean_image))
         with drawing_from(generator):
             h = torch.randn(len(x), self.latent_dims[0], dtype=y.dtype, device=x.device)
-        patterns, which = known.flatten(1).unique(dim=0, return_inverse=True)
-        for i, columns in enumerate(patterns):
-            for rows in (which == i).nonzero().flatten().split(REPAIRED_AT_ONCE):
+        for columns in known.flatten(1).unique(dim=0):
+            alike = (known.flatten(1) == columns).all(1)
+            for rows in alike.nonzero().flatten().split(REPAIRED_AT_ONCE):
                 fitted = self._fitted(y[rows], columns)
                 h[rows] = fitted.mean + fitted.variance.sqrt() * h[rows]
         return torch.where(known, x, self._picture(h))

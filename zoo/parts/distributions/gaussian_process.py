@@ -38,7 +38,7 @@ class UncertainInputs(NamedTuple):
     """[B, Q], or [1, Q] where all points share one: psi2 then takes no exponential per pair and point."""
 
 
-class UncertainInputsHead(nn.Module):
+class InputsHead(nn.Module):
     """Features [B, F] to uncertain inputs [B, Q] of a Gaussian process.
 
     Args:
