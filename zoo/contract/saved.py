@@ -34,6 +34,8 @@ NAMED = 3
 def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | None = None) -> Path:
     """Write `config.json` and `model.safetensors`, whole or not at all.
 
+    Weights that float16 holds exactly (`HalfWeights` has rounded them) are stored as float16.
+
     Args:
         method: What is saved.
         folder: Where to; made if needed. Files of the same names are replaced.
@@ -47,7 +49,7 @@ def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | N
         "data": data,
         "versions": {"generative-zoo": version("generative-zoo"), "torch": torch.__version__},
     }
-    weights = save(_tensors(method))
+    weights = save(_halved(_tensors(method)))
     write_bytes(folder / WEIGHTS, weights)
     write_json(folder / CONFIG, sealed(config, hashlib.sha256(weights).hexdigest()))
     return folder
@@ -143,6 +145,13 @@ def _tensors(method: Method) -> dict[str, Tensor]:
         seen.add(id(tensor))
         tensors[name] = tensor.detach() if tensor.is_meta else tensor.detach().cpu().contiguous()
     return tensors
+
+
+def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same, all that is float32 as float16 if none of it changes."""
+    halves = {name: tensor.half() for name, tensor in tensors.items() if tensor.dtype == torch.float32}
+    exact = all(torch.equal(half.float(), tensors[name]) for name, half in halves.items())
+    return tensors | halves if exact else tensors
 
 
 def _without_memory(config: dict[str, Any], kind: type[Method], folder: Path) -> Method:
