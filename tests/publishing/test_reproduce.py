@@ -69,6 +69,20 @@ def test_a_run_of_another_recipe_does_not_count(tmp_path, monkeypatch):
     assert training.versions() == []
 
 
+def test_callbacks_of_a_run_are_read_by_their_last_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_files()["vlae-mnist"]
+    settings = yaml.safe_load(recipe.read_text())
+    run = tmp_path / "runs/reproduce/seed_0/vlae-mnist/version_0"
+    run.mkdir(parents=True)
+    training = Training("vlae-mnist", recipe, 0, "cpu")
+    half, other = "zoo.training.callbacks.HalfWeights", "zoo.training.callbacks.Predictions"
+    for callbacks, counts in (([half], True), ([other], False), ([half, other], False), (None, False)):
+        settings["trainer"]["callbacks"] = callbacks and [{"class_path": name} for name in callbacks]
+        (run / "config.yaml").write_text(yaml.safe_dump(settings))
+        assert bool(training.versions()) == counts
+
+
 def test_a_failed_training_ends_the_queue_with_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("runs").write_text("in the way")

@@ -158,6 +158,8 @@ def _covers(config: Any, wanted: Any) -> bool:
         return isinstance(config, dict) and all(
             _covers(config.get(key), value) for key, value in wanted.items()
         )
+    if isinstance(wanted, list):
+        return isinstance(config, list) and len(config) == len(wanted) and all(map(_covers, config, wanted))
     if isinstance(wanted, str) and isinstance(config, str):
         return config == wanted or config.endswith(f".{wanted}")
     if isinstance(wanted, str) and isinstance(config, float):
