@@ -29,11 +29,14 @@ COLOURS = (
 """Of classes or curves 0, 1, ...; from the eleventh on they are used over again."""
 
 
-def scatter(points: Tensor, labels: Tensor, names: Sequence[str]) -> Image.Image:
+def scatter(
+    points: Tensor, labels: Tensor, names: Sequence[str], caption: str = "", radius: int = DOT
+) -> Image.Image:
     """Points [N, 2], each a dot in the colour of its label [N]; the labels' names beside them."""
     picture, draw, place = _framed(points)
     for (x, y), label in zip(place(points), labels.tolist(), strict=True):
-        draw.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), fill=_colour(label))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_colour(label))
+    _caption(draw, caption)
     _legend(draw, names)
     return picture
 
@@ -43,7 +46,7 @@ def curves(lines: Mapping[str, Tensor], caption: str) -> Image.Image:
     picture, draw, place = _framed(torch.cat(list(lines.values())))
     for i, points in enumerate(lines.values()):
         draw.line([coordinate for point in place(points) for coordinate in point], _colour(i), 2)
-    draw.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10), caption, "black", anchor="mb", font_size=16)
+    _caption(draw, caption)
     _legend(draw, list(lines))
     return picture
 
@@ -86,6 +89,10 @@ def _framed(points: Tensor) -> tuple[Image.Image, ImageDraw.ImageDraw, _Place]:
         draw.line((LEFT - 5, y, LEFT, y), "black")
         draw.text((LEFT - 8, y), f"{value:g}", "black", anchor="rm", font_size=14)
     return picture, draw, place
+
+
+def _caption(draw: ImageDraw.ImageDraw, text: str) -> None:
+    draw.text(((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10), text, "black", anchor="mb", font_size=16)
 
 
 def _legend(draw: ImageDraw.ImageDraw, names: Sequence[str]) -> None:
