@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from zoo.errors import UsageError
+from zoo.methods.variational.infovae import InfoVAE
 from zoo.methods.variational.iwae import IWAE
+from zoo.methods.variational.lagvae import LagVAE
+from zoo.methods.variational.ncrp_vae import NCRPVAE
 from zoo.methods.variational.vae import VAE
 from zoo.parts.distributions.pixels import pixel_head
 from zoo.parts.networks.backbones import MapReadout, decoder_of, encoder_of, pixel_readout
@@ -98,7 +101,7 @@ def test_channels_must_be_positive():
         encoder_of("conv", (1, 8, 8), 0, (3,))
 
 
-@pytest.mark.parametrize("kind", [VAE, IWAE])
+@pytest.mark.parametrize("kind", [VAE, IWAE, InfoVAE, LagVAE, NCRPVAE])
 def test_colour_images_of_a_convolutional_model_are_weighed(kind):
     model = kind((3, 16, 16), backbone="conv", channels=2, hidden_dims=(6,), likelihood="gaussian_fixed")
     x = torch.rand(2, 3, 16, 16)

@@ -2,27 +2,25 @@
 
 arXiv:1706.02262. The member of the family whose divergence needs a discriminator is the `AAE`.
 
-Departs from the paper: fully connected networks in the place of convolutions; `stein` is the unbiased
+Departs from the paper: the default networks are fully connected; `stein` is the unbiased
 kernelised Stein discrepancy of Liu, Lee and Jordan (2016) in the place of Stein variational gradients; Adam
 with a cosine schedule; the output bias starts at the logit of the mean training pixel.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
 
 from zoo.contract import Batch, Terms
-from zoo.errors import at_least, not_negative, positive, require
+from zoo.errors import not_negative, require
 from zoo.methods.variational.shared.latent_variable import GaussianCodes
 from zoo.methods.variational.shared.matching import codes_of, from_standard
 from zoo.parts.distributions.divergences import kl_of
-from zoo.parts.distributions.gaussians import GaussianHead
-from zoo.parts.distributions.pixels import Likelihood, pixel_head
+from zoo.parts.distributions.pixels import Likelihood
 from zoo.parts.kernels import RadialKernel
-from zoo.parts.networks.backbones import DenseEncoder
-from zoo.parts.networks.dense import MLP, Activation
+from zoo.parts.networks.backbones import Backbone
+from zoo.parts.networks.dense import Activation
 from zoo.parts.schedules import Schedule
 
 
@@ -41,6 +39,8 @@ class InfoVAE(GaussianCodes):
             discrepancy. Both squared and without bias, over the codes of a batch: 200 images or more.
         kernel: `rbf`, as wide as the number of latents, or `imq`, inverse multiquadrics of seven widths.
         latent_dim: Number of latent units.
+        backbone: `mlp`, or `conv`: convolutions that halve the sides before the hidden layers.
+        channels: Maps after the first convolution; they double with each.
         hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
         activation: Non-linearity of the hidden layers.
         likelihood: Bernoulli for binary pixels, or Gaussian with a fixed, one learned, or per-pixel sigma.
@@ -68,6 +68,8 @@ class InfoVAE(GaussianCodes):
         divergence: Literal["mmd", "stein"] = "mmd",
         kernel: RadialKernel = "rbf",
         latent_dim: int = 10,
+        backbone: Backbone = "mlp",
+        channels: int = 32,
         hidden_dims: tuple[int, ...] = (200, 200),
         activation: Activation = "tanh",
         likelihood: Likelihood = "bernoulli",
@@ -79,19 +81,14 @@ class InfoVAE(GaussianCodes):
     ) -> None:
         super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
         self.save_hyperparameters()
-        at_least(1, latent_dim=latent_dim)
-        positive(hidden_dims=hidden_dims, sigma=sigma)
         not_negative(lam=lam)
         require(alpha <= 1, f"alpha must be at most 1, got {alpha}")
         least = alpha + lam >= 1
         require(least, f"alpha + lam must be at least 1, got {alpha} + {lam}")
-        self.alpha, self.lam, self.latent_dim = alpha, lam, latent_dim
+        self.alpha, self.lam = alpha, lam
         self.divergence: Literal["mmd", "stein"] = divergence
         self.kernel: RadialKernel = kernel
-        self.encoder = DenseEncoder(math.prod(self.image_shape), hidden_dims, activation)
-        self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
-        self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
-        self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
+        self.build(latent_dim, backbone, channels, hidden_dims, activation, likelihood, sigma)
 
     def objective(self, distortion: Tensor, rate: Tensor, distance: Tensor) -> Tensor:
         """What is descended, given its three parts in nats: minus equation 6."""

@@ -11,22 +11,20 @@ has the biased one, so that limits mean another thing here; the output bias star
 training pixel.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from zoo.contract import Batch, Terms
-from zoo.errors import at_least, not_negative, positive, require
+from zoo.errors import not_negative, positive, require
 from zoo.methods.variational.shared.latent_variable import GaussianCodes
 from zoo.methods.variational.shared.matching import codes_of, from_standard
 from zoo.parts.distributions.divergences import kl_of
-from zoo.parts.distributions.gaussians import GaussianHead
-from zoo.parts.distributions.pixels import Likelihood, pixel_head
+from zoo.parts.distributions.pixels import Likelihood
 from zoo.parts.kernels import RadialKernel
-from zoo.parts.networks.backbones import DenseEncoder
-from zoo.parts.networks.dense import MLP, Activation
+from zoo.parts.networks.backbones import Backbone
+from zoo.parts.networks.dense import Activation
 from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
 
@@ -53,6 +51,8 @@ class LagVAE(GaussianCodes):
         multiplier_lr: Step size of RMSProp, by which the multipliers climb.
         kernel: `rbf`, as wide as the number of latents, or `imq`, inverse multiquadrics of seven widths.
         latent_dim: Number of latent units.
+        backbone: `mlp`, or `conv`: convolutions that halve the sides before the hidden layers.
+        channels: Maps after the first convolution; they double with each.
         hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
         activation: Non-linearity of the hidden layers.
         likelihood: Bernoulli for binary pixels, or Gaussian with a fixed, one learned, or per-pixel sigma.
@@ -87,6 +87,8 @@ class LagVAE(GaussianCodes):
         multiplier_lr: float = 1e-4,
         kernel: RadialKernel = "rbf",
         latent_dim: int = 64,
+        backbone: Backbone = "mlp",
+        channels: int = 32,
         hidden_dims: tuple[int, ...] = (1024, 1024),
         activation: Activation = "tanh",
         likelihood: Likelihood = "bernoulli",
@@ -98,17 +100,13 @@ class LagVAE(GaussianCodes):
     ) -> None:
         super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
         self.save_hyperparameters()
-        at_least(1, latent_dim=latent_dim)
-        positive(hidden_dims=hidden_dims, sigma=sigma, multiplier_lr=multiplier_lr)
+        positive(multiplier_lr=multiplier_lr)
         not_negative(mmd_limit=mmd_limit)
         require(information != 0, f"information must be above or below 0, got {information}")
         self.information, self.nelbo_limit, self.mmd_limit = information, nelbo_limit, mmd_limit
-        self.multiplier_lr, self.latent_dim = multiplier_lr, latent_dim
+        self.multiplier_lr = multiplier_lr
         self.kernel: RadialKernel = kernel
-        self.encoder = DenseEncoder(math.prod(self.image_shape), hidden_dims, activation)
-        self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
-        self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
-        self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
+        self.build(latent_dim, backbone, channels, hidden_dims, activation, likelihood, sigma)
         self.register_buffer("multipliers", torch.ones(2))
         self.register_buffer("squares", torch.zeros(2))
 

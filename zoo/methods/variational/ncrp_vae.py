@@ -29,10 +29,9 @@ from zoo.contract import (
 from zoo.errors import at_least, positive, share
 from zoo.methods.variational.shared.latent_variable import GaussianCodes
 from zoo.methods.variational.shared.tree import Coded, Tree
-from zoo.parts.distributions.gaussians import GaussianHead
-from zoo.parts.distributions.pixels import Likelihood, pixel_head
-from zoo.parts.networks.backbones import DenseEncoder
-from zoo.parts.networks.dense import MLP, Activation
+from zoo.parts.distributions.pixels import Likelihood
+from zoo.parts.networks.backbones import Backbone
+from zoo.parts.networks.dense import Activation
 from zoo.parts.schedules import Schedule
 from zoo.randomness import own_stream
 
@@ -51,6 +50,8 @@ class NCRPVAE(GaussianCodes, Nests):
     Args:
         image_shape: (C, H, W) of one image; set from the data on the command line.
         latent_dim: Number of latent units.
+        backbone: `mlp`, or `conv`: convolutions that halve the sides before the hidden layers.
+        channels: Maps after the first convolution; they double with each.
         hidden_dims: Widths of the encoder's hidden layers; the decoder mirrors them.
         activation: Non-linearity of the hidden layers.
         likelihood: Bernoulli for binary pixels, or Gaussian with a fixed, one learned, or per-pixel sigma.
@@ -87,6 +88,8 @@ class NCRPVAE(GaussianCodes, Nests):
         image_shape: Sequence[int] = (1, 28, 28),
         *,
         latent_dim: int = 48,
+        backbone: Backbone = "mlp",
+        channels: int = 32,
         hidden_dims: tuple[int, ...] = (200, 200),
         activation: Activation = "tanh",
         likelihood: Likelihood = "bernoulli",
@@ -108,19 +111,15 @@ class NCRPVAE(GaussianCodes, Nests):
     ) -> None:
         super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
         self.save_hyperparameters()
-        at_least(1, latent_dim=latent_dim, branching=branching, num_sweeps=num_sweeps)
+        at_least(1, branching=branching, num_sweeps=num_sweeps)
         at_least(1, pretrain_epochs=pretrain_epochs)
         at_least(0, spare_nodes=spare_nodes)
-        positive(hidden_dims=hidden_dims, sigma=sigma, node_std=node_std, leaf_std=leaf_std)
+        positive(node_std=node_std, leaf_std=leaf_std)
         positive(concentration=concentration, grow_above=1.0 if grow_above is None else grow_above)
         share(prune_below=prune_below)
-        self.latent_dim, self.by_bag = latent_dim, by_bag
-        self.pretrain_epochs, self.num_sweeps = pretrain_epochs, num_sweeps
+        self.by_bag, self.pretrain_epochs, self.num_sweeps = by_bag, pretrain_epochs, num_sweeps
         self.grow_above, self.prune_below = grow_above, prune_below
-        self.encoder = DenseEncoder(math.prod(self.image_shape), hidden_dims, activation)
-        self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
-        self.decoder = MLP(latent_dim, hidden_dims[::-1], activation)
-        self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
+        self.build(latent_dim, backbone, channels, hidden_dims, activation, likelihood, sigma)
         scales = {"node_std": node_std, "leaf_std": leaf_std, "concentration": concentration}
         self.tree = Tree(branching, spare_nodes, latent_dim, **scales)
         self.register_buffer("bags", torch.zeros(0, dtype=torch.long), persistent=False)

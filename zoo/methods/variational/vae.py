@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from zoo.contract import Batch, Terms
-from zoo.errors import at_least, not_negative, positive, require
+from zoo.errors import at_least, not_negative, require
 from zoo.methods.variational.shared.latent_variable import GaussianCodes
 from zoo.parts.distributions.divergences import kl_of, kl_of_units, monte_carlo_kl
-from zoo.parts.distributions.gaussians import GaussianHead
-from zoo.parts.distributions.pixels import Likelihood, pixel_head
+from zoo.parts.distributions.pixels import Likelihood
 from zoo.parts.estimators import free_bits
-from zoo.parts.networks.backbones import Backbone, decoder_of, encoder_of
+from zoo.parts.networks.backbones import Backbone
 from zoo.parts.networks.dense import Activation
 from zoo.parts.schedules import Schedule, warm_up
 
@@ -73,18 +72,12 @@ class VAE(GaussianCodes):
     ) -> None:
         super().__init__(image_shape, lr=lr, lr_final=lr_final, lr_schedule=lr_schedule, adam_eps=adam_eps)
         self.save_hyperparameters()
-        at_least(1, latent_dim=latent_dim, num_samples=num_samples)
-        positive(hidden_dims=hidden_dims, sigma=sigma)
+        at_least(1, num_samples=num_samples)
         not_negative(warmup_epochs=warmup_epochs, free_bits=free_bits)
         require(not (free_bits and kl == "monte_carlo"), "free_bits needs kl: analytic, got kl: monte_carlo")
-        self.latent_dim, self.num_samples, self.kl = latent_dim, num_samples, kl
+        self.num_samples, self.kl = num_samples, kl
         self.warmup_epochs, self.free_bits = warmup_epochs, free_bits
-        self.encoder = encoder_of(backbone, self.image_shape, channels, hidden_dims, activation)
-        self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
-        self.decoder = decoder_of(
-            backbone, latent_dim, self.image_shape, channels, hidden_dims[::-1], activation
-        )
-        self.pixels = pixel_head(likelihood, self.decoder.out_dim, self.image_shape, sigma)
+        self.build(latent_dim, backbone, channels, hidden_dims, activation, likelihood, sigma)
 
     def loss(self, batch: Batch) -> Terms:
         q, p = self.posterior(batch.x), self.prior()

@@ -26,8 +26,10 @@ from zoo.contract import (
 )
 from zoo.errors import at_least, positive
 from zoo.parts.distributions.gaussians import GaussianHead, standard_gaussian
-from zoo.parts.distributions.pixels import PixelHead
+from zoo.parts.distributions.pixels import Likelihood, PixelHead, pixel_head
 from zoo.parts.estimators import importance_bound
+from zoo.parts.networks.backbones import Backbone, decoder_of, encoder_of
+from zoo.parts.networks.dense import Activation
 from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
@@ -141,10 +143,7 @@ class LatentVariable(Descent, Samples, Explains, Infers, Decodes, Reconstructs):
 
 
 class GaussianCodes(LatentVariable):
-    """One layer of codes: q(z|x) is a diagonal Gaussian, p(z) = N(0, I) unless a method says otherwise.
-
-    Its networks are built by the method.
-    """
+    """One layer of codes: q(z|x) is a diagonal Gaussian, p(z) = N(0, I) unless a method says otherwise."""
 
     latent_dim: int
     encoder: nn.Module
@@ -152,6 +151,30 @@ class GaussianCodes(LatentVariable):
     posterior_head: GaussianHead
     decoder: nn.Module
     """Codes [..., D] to what `pixels` reads."""
+
+    def build(
+        self,
+        latent_dim: int,
+        backbone: Backbone,
+        channels: int,
+        hidden_dims: Sequence[int],
+        activation: Activation,
+        likelihood: Likelihood,
+        sigma: float,
+    ) -> None:
+        """Make encoder, posterior, decoder and pixels; the decoder mirrors the encoder.
+
+        Raises:
+            UsageError: If a size or sigma is not positive, or the images do not suit convolutions.
+        """
+        at_least(1, latent_dim=latent_dim)
+        positive(hidden_dims=hidden_dims, sigma=sigma)
+        shape, widths = self.image_shape, hidden_dims[::-1]
+        self.latent_dim = latent_dim
+        self.encoder = encoder_of(backbone, shape, channels, hidden_dims, activation)
+        self.posterior_head = GaussianHead(self.encoder.out_dim, latent_dim)
+        self.decoder = decoder_of(backbone, latent_dim, shape, channels, widths, activation)
+        self.pixels = pixel_head(likelihood, self.decoder.out_dim, shape, sigma)
 
     def prior(self) -> Distribution:
         return standard_gaussian(self.latent_dim, self.device)
