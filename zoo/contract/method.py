@@ -107,6 +107,9 @@ class Method(LightningModule, ABC):
                 self.trainer.strategy._ddp_kwargs.setdefault(option, value)
         data = getattr(self.trainer, "datamodule", None)
         self._plain = not isinstance(data, TrainingImages)
+        vars(self).pop("on_before_batch_transfer", None)
+        if self._plain:  # on the class, Lightning would warn of it beside every data module
+            self.on_before_batch_transfer = self._taken
         if data is not None and not self._plain:
             self.refuse_unsuitable(data)
             if stage == "fit":
@@ -132,14 +135,8 @@ class Method(LightningModule, ABC):
         refuse_kind(data.first.x, self.accepts, name)
         self.start_from(data)
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Take a batch of a plain loader; those of the zoo's data modules stay as they are.
-
-        Raises:
-            UsageError: If it holds no images in [0, 1], or none of the kind that the method learns from.
-        """
-        if not self._plain:
-            return batch
+    def _taken(self, batch: Any, dataloader_idx: int) -> Batch:
+        """A plain loader's batch, refused if it holds no images of a kind that the method learns from."""
         taken = as_batch(batch)
         refuse_kind(taken.x, self.accepts, type(self).__name__)
         return taken
