@@ -98,6 +98,12 @@ class Descent(Method):
         with own_stream(batch_idx, self.global_rank):
             self.log_terms("val", self.loss(batch), len(batch.x))
 
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the terms of a plain loader's batch; the zoo's data modules are scored by `Evaluator`."""
+        if self._plain:
+            with own_stream(batch_idx, self.global_rank):
+                self.log_terms("test", self.loss(batch), len(batch.x))
+
 
 class Game(Method):
     """Learns as several players, each with its own optimizer and its own terms.

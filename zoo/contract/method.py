@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.gathered import Gathered
+from zoo.contract.loaders import LoadedImages, TrainingImages, as_batch, refuse_kind
 from zoo.errors import NonFiniteError, require
 from zoo.randomness import mix
 
 CHECK_EVERY = 50
 """Batches between two looks at the terms, which may have to wait for the device."""
+Stage = Literal["train", "val", "test"]
 MADE_BY: dict[PixelKind, str] = {
     "binary": "--data.binarize=dynamic",
     "real": "--data.binarize=none",
@@ -55,10 +57,12 @@ class Method(LightningModule, ABC):
         self.image_shape = tuple(image_shape)
         self.stream_seed: int | None = None
         self.train_seconds = 0.0
+        self._plain = True
+        """Whether batches come from a loader that is none of the zoo's."""
         self._began = 0.0
         self._ahead = 0.0
         """Share of Lightning's batch whose steps are still to come."""
-        self._gathered = {"train": Gathered(), "val": Gathered()}
+        self._gathered = {"train": Gathered(), "val": Gathered(), "test": Gathered()}
 
     @property
     def accepts(self) -> tuple[PixelKind, ...]:
@@ -68,6 +72,11 @@ class Method(LightningModule, ABC):
     @property
     def needs_validation(self) -> bool:
         """Whether it cannot learn without validation images."""
+        return False
+
+    @property
+    def needs_data_module(self) -> bool:
+        """Whether it asks for training images by their rows while it learns, which no plain loader knows."""
         return False
 
     @property
@@ -97,12 +106,40 @@ class Method(LightningModule, ABC):
             for option, value in self.ddp_options.items():
                 self.trainer.strategy._ddp_kwargs.setdefault(option, value)
         data = getattr(self.trainer, "datamodule", None)
-        if data is not None:
+        self._plain = not isinstance(data, TrainingImages)
+        vars(self).pop("on_before_batch_transfer", None)
+        if self._plain:  # on the class, Lightning would warn of it beside every data module
+            self.on_before_batch_transfer = self._taken
+        if data is not None and not self._plain:
             self.refuse_unsuitable(data)
             if stage == "fit":
                 self._refuse_batch_of_one(data)
                 data.steps_per_batch = self.join_steps(data)
                 self.start_from(data)
+        elif stage == "fit":
+            self._start_from_loader()
+
+    def _start_from_loader(self) -> None:
+        name = type(self).__name__
+        require(
+            not self.needs_data_module,
+            f"{name} asks for training images by their rows: fit it with a data module of zoo.data, "
+            "not with a plain loader",
+        )
+        data = LoadedImages(self.trainer.fit_loop._data_source.dataloader())
+        shape = tuple(data.first.x.shape[1:])
+        require(
+            shape == self.image_shape,
+            f"image_shape must match the images: {name} has {self.image_shape}, the loader {shape}",
+        )
+        refuse_kind(data.first.x, self.accepts, name)
+        self.start_from(data)
+
+    def _taken(self, batch: Any, dataloader_idx: int) -> Batch:
+        """A plain loader's batch, refused if it holds no images of a kind that the method learns from."""
+        taken = as_batch(batch)
+        refuse_kind(taken.x, self.accepts, type(self).__name__)
+        return taken
 
     def join_steps(self, data: Any) -> int:
         """How many batches of a data module Lightning is given at once: 1, but for what splits them again."""
@@ -147,7 +184,12 @@ class Method(LightningModule, ABC):
         )
 
     def on_fit_start(self) -> None:
-        """Start the clock, and choose the seed of the run's streams; a resumed run brings both."""
+        """Start the clock, and choose the seed of the run's streams; a resumed run brings both.
+
+        What `from_pretrained` gave is in eval mode, and learns in train mode.
+        """
+        if not self.training:
+            self.train()
         self._began = time.monotonic() - self.train_seconds
         if self.stream_seed is None:
             self.stream_seed = torch.initial_seed() % 2**63
@@ -171,6 +213,15 @@ class Method(LightningModule, ABC):
         self._look("val")
         self._log_gathered("val")
 
+    def on_test_epoch_start(self) -> None:
+        """Forget a test that was broken off."""
+        self._gathered["test"].clear()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the terms of a plain loader's batches."""
+        self._look("test")
+        self._log_gathered("test")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the random streams' seed, the seconds of training and every process's own buffers."""
         self._look("train")
@@ -186,9 +237,7 @@ class Method(LightningModule, ABC):
             checkpoint["state_dict"][name] = buffers[self.global_rank % len(buffers)]
         self.stream_seed, self.train_seconds = checkpoint["stream_seed"], checkpoint["train_seconds"]
 
-    def log_terms(
-        self, stage: Literal["train", "val"], terms: Terms, batch_size: int, loss: Tensor | None = None
-    ) -> None:
+    def log_terms(self, stage: Stage, terms: Terms, batch_size: int, loss: Tensor | None = None) -> None:
         """Gather the terms of a batch: at the epoch's end the mean of each over images is `stage/name`.
 
         A training loss that is not finite stops the run before the weights are touched where a look costs
@@ -196,7 +245,7 @@ class Method(LightningModule, ABC):
         before a checkpoint is written or the epoch ends.
 
         Args:
-            stage: `train` or `val`.
+            stage: `train`, `val`, or of a plain loader `test`.
             terms: Each [B] or [].
             batch_size: The batch's weight in the mean.
             loss: The mean that is descended, if one is.
@@ -226,12 +275,12 @@ class Method(LightningModule, ABC):
         assert value is not None
         return value
 
-    def _look(self, stage: Literal["train", "val"]) -> None:
+    def _look(self, stage: Stage) -> None:
         bad = self._gathered[stage].settle()
         if bad and stage == "train":
             raise NonFiniteError(f"training stopped: {bad} (epoch {self.current_epoch})")
 
-    def _log_gathered(self, stage: Literal["train", "val"]) -> None:
+    def _log_gathered(self, stage: Stage) -> None:
         for name, mean, weight in self._gathered[stage].means():
             self.log(
                 f"{stage}/{name}",

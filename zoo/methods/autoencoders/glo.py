@@ -135,6 +135,10 @@ class GLO(Descent, Samples, Encodes, Decodes, Reconstructs):
     def unpublished(self) -> tuple[str, ...]:
         return ("codes",)
 
+    @property
+    def needs_data_module(self) -> bool:
+        return True
+
     def start_from(self, data: Any) -> None:
         """Give every training image a code; on several processes all have all of them."""
         images = data.originals("train").flatten(1)

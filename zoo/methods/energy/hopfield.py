@@ -191,6 +191,10 @@ class Hopfield(ClosedForm, Walks, Energies, Repairs):
         """States [B, D] as images [B, C, H, W] of 0 and 1."""
         return (s > 0).float().unflatten(1, self.image_shape)
 
+    @property
+    def needs_data_module(self) -> bool:
+        return True
+
     def start_from(self, data: Any) -> None:
         """Choose which training images are stored; on several processes all choose the same."""
         y = data.split("train").y

@@ -124,6 +124,10 @@ class NCRPVAE(GaussianCodes, Nests):
         self.tree = Tree(branching, spare_nodes, latent_dim, **scales)
         self.register_buffer("bags", torch.zeros(0, dtype=torch.long), persistent=False)
 
+    @property
+    def needs_data_module(self) -> bool:
+        return True
+
     def start_from(self, data: Any) -> None:
         """Start the decoder's output biases at the mean training image; look which image is in which bag."""
         super().start_from(data)

@@ -175,6 +175,10 @@ class VaDE(LatentVariable, Clusters, Conditions):
         divergences = kl_divergence(each, self.mixture.components())
         return (log_g.exp() * (divergences + log_g - self.mixture.choice().logits)).sum(1)
 
+    @property
+    def needs_data_module(self) -> bool:
+        return True
+
     def start_from(self, data: Any) -> None:
         super().start_from(data)
         n, num = len(data.images("train")), len(self.mixture.logits)

@@ -80,6 +80,10 @@ class Layerwise(Contrastive):
         return ("binary",)
 
     @property
+    def needs_data_module(self) -> bool:
+        return True
+
+    @property
     def phase(self) -> int:
         """The level that learns in this epoch; their number where all of them do."""
         return phase(self.current_epoch, self.pretrain_epochs)
