@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,6 @@ HEARTBEAT_LENGTH, HEARTBEAT_PERIOD = 20, 5
 ROLL_NOISE, ROLL_RADIUS = 0.5, 16.0
 """In scikit-learn's units, in which the roll reaches to about 14."""
 
-Density = Literal["circle", "spiral", "grid"]
 DENSITIES = {"circle": "points on a circle", "spiral": "points on a spiral", "grid": "25 Gaussians"}
 PLANE_RADIUS, PLANE_NOISE = 0.4, 0.01
 """In units of the square in which points lie, about its middle; the noise's standard deviation."""
@@ -118,7 +117,7 @@ class SwissRoll(ImageData):
 class PlaneSource(Source):
     """Points of a density in the plane, as images of two pixels of 256 levels; the label is the piece."""
 
-    density: Density
+    density: str
     in_order: bool = field(default=True, kw_only=True)
 
     @property
@@ -159,10 +158,10 @@ class Plane(ImageData):
         options: See `ImageData`.
     """
 
-    def __init__(self, density: Density = "circle", binarize: Binarize = "none", **options) -> None:
+    def __init__(self, density: str = "circle", binarize: Binarize = "none", **options) -> None:
         super().__init__(binarize, **options)
         require(density in DENSITIES, f"density must be one of {', '.join(DENSITIES)}, got {density!r}")
-        self.density: Density = density
+        self.density = density
         self.facts = self.described({"density": density})
 
     @classmethod
