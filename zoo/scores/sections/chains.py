@@ -73,7 +73,7 @@ def mixing(scene: Scene) -> None:
     scene.put("parzen_chains", parzen(means, validation, test, MIXING_CHAINS).mean, how)
 
 
-def walked(scene: Scene) -> None:
+def walked_back(scene: Scene) -> None:
     """FID of chains that start where walks away from images of the split end: of a start that is right."""
     method = scene.method
     assert isinstance(method, Returns)
@@ -112,7 +112,7 @@ MIXING = Section(
 )
 WALKED = Section(
     (Returns,),
-    walked,
+    walked_back,
     {"fid_walked": Measure("distance", better="lower")},
     "FID of chains that start where walks away from test images end: far below that of samples, the chain is "
     "right and its start is wrong",
