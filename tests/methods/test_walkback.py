@@ -285,7 +285,7 @@ def test_before_any_walk_they_are_those_of_the_images():
 def test_the_heat_grows_by_the_factor_along_the_walks_of_a_trained_method():
     """What a collapse would undo: the variance of the ends against that of the first step."""
     method = tiny("Walkback", hidden_dims=(32,), growth="heat", heat=18.0, factor=2.0, num_steps=20, lr=3e-3)
-    trainer(max_epochs=4).fit(method, datamodule=suited_digits(method))
+    trainer(max_epochs=4, limit_val_batches=0).fit(method, datamodule=suited_digits(method))
     chain = method.chain
     assert int(chain.heated) == chain.steps_to_heat() >= 5
     factor, hot = chain.temperatures()[-1], float(chain.own_variance(torch.empty(0)).detach().mean())
@@ -297,7 +297,7 @@ def test_walks_grow_by_epochs():
     seen, data = [], suited_digits(tiny("Walkback"))
     for epochs, wanted in ((1, 2), (2, 3), (5, 4)):
         method = tiny("Walkback", num_steps=4)
-        trainer(max_epochs=epochs, limit_train_batches=1).fit(method, datamodule=data)
+        trainer(max_epochs=epochs, limit_train_batches=1, limit_val_batches=0).fit(method, datamodule=data)
         seen.append((int(method.chain.heated), wanted))
         assert int(method.averaged.heated) == wanted
     assert all(found == wanted for found, wanted in seen)
@@ -407,24 +407,24 @@ def test_what_cannot_be_is_refused_in_one_line(options, line):
 # Points in the plane.
 
 
-@pytest.mark.parametrize("density", ["circle", "spiral", "grid"])
+@pytest.mark.parametrize("density", ["circle", "grid"])
 def test_walks_in_the_plane_learn_the_points(density):
     """The bound of test points comes above that of a Gaussian with their moments' variance per axis."""
     torch.manual_seed(0)
     data = Plane(density=density, binarize="none", dequantize=True, batch_size=500)
     method = Walkback(
         (1, 1, 2),
-        hidden_dims=(64, 64),
+        hidden_dims=(32, 32),
         step_norm=False,
         variance="pixel",
         floor=1e-4,
         factor=2.0,
         grad="full",
-        lr=5e-3,
+        lr=1e-2,
         lr_schedule="cosine",
-        ema_decay=0.98,
+        ema_decay=0.95,
     )
-    trainer(max_epochs=12, limit_train_batches=1.0).fit(method, datamodule=data)
-    x = data.split("test").x
+    trainer(max_epochs=4).fit(method, datamodule=data)
+    x = data.split("test", 500).x
     single = Normal(x.mean(0), x.std(0)).log_prob(x).flatten(1).sum(1).mean()
-    assert float(importance_bound(method.weigh, x, 50).log_prob.mean()) > float(single)
+    assert float(importance_bound(method.weigh, x, 20).log_prob.mean()) > float(single)

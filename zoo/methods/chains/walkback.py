@@ -168,8 +168,9 @@ class Walkback(Descent, Weighs, Returns, Repairs):
     def start_from(self, data: Any) -> None:
         """Take the moments of the images for those of the walks' ends, until there are some."""
         images = data.images("train")
-        parts = [x.double() / BYTE for x in images.split(IMAGES_AT_ONCE)]
-        mean, square = (sum(x.pow(p).sum(0) for x in parts) / len(images) for p in (1, 2))
+        parts = (part.double() / BYTE for part in images.split(IMAGES_AT_ONCE))
+        sums = [torch.stack((x.sum(0), x.square().sum(0))) for x in parts]
+        mean, square = torch.stack(sums).sum(0) / len(images)
         variance = square - mean.square()
         require(bool(variance.mean() > 0), "the training images must differ from one another")
         for chain in (self.chain, self.averaged):
