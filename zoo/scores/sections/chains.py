@@ -113,7 +113,7 @@ MIXING = Section(
 WALKED = Section(
     (Returns,),
     walked_back,
-    {"fid_walked": Measure("distance", better="lower")},
+    {"fid_walked": Measure("distance")},
     "FID of chains that start where walks away from test images end: far below that of samples, the chain is "
     "right and its start is wrong",
 )
