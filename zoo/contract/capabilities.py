@@ -142,6 +142,17 @@ class Walks(Samples):
         return deque(self.walk(n, generator=generator), maxlen=1).pop()
 
 
+class Returns(Walks):
+    """Walks away from images too, and back from where that ends: a start that is known to be right.
+
+    Held against samples, it tells a chain that goes astray from one that starts in the wrong place.
+    """
+
+    @abstractmethod
+    def walk_back(self, x: Images, *, generator: torch.Generator | None = None) -> Images:
+        """Images [B, C, H, W] that chains end in which start where walks away from images end."""
+
+
 class Emits(Walks):
     """Walks through distributions whose means are its images: what a conservative likelihood listens to."""
 

@@ -13,7 +13,7 @@ from zoo.data.sets import (
     facts_of,
     from_recipe,
 )
-from zoo.data.toys import Heartbeat, SwissRoll
+from zoo.data.toys import Heartbeat, Plane, SwissRoll
 
 __all__ = [
     "DATA",
@@ -29,6 +29,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "Pixels",
+    "Plane",
     "Rows",
     "Split",
     "SwissRoll",

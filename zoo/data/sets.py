@@ -11,7 +11,7 @@ from zoo.data.folders import FolderSource
 from zoo.data.modules import Binarize, ImageData
 from zoo.data.repositories import HubSource
 from zoo.data.sources import DigitsSource, Source
-from zoo.data.toys import Heartbeat, SwissRoll
+from zoo.data.toys import Heartbeat, Plane, SwissRoll
 from zoo.errors import UsageError, require
 
 FREY_BLOCK, FREY_TEST = 131, 5
@@ -251,6 +251,7 @@ DATA: dict[str, Any] = {
         FashionMNIST,
         FreyFaces,
         Heartbeat,
+        Plane,
         SwissRoll,
         HubImages,
         ImageFolder,

@@ -43,6 +43,7 @@ METHODS: dict[str, str] = {
     "VaDE": "zoo.methods.variational.vade",
     "VIB": "zoo.methods.variational.vib",
     "VLAE": "zoo.methods.variational.vlae",
+    "Walkback": "zoo.methods.chains.walkback",
 }
 """Class name of every method, and the module it is imported from."""
 

@@ -1,4 +1,4 @@
-"""Points in a plane, and curves: two numbers against one another in a frame with ticks."""
+"""Points in a plane, arrows, and curves: two numbers against one another in a frame with ticks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,8 @@ LEFT, RIGHT, TOP, BOTTOM = 70, 260, 20, 60
 MARGIN = 0.03
 """Share of the frame that stays empty on each side of the points."""
 TICKS = 5
-DOT = 2
+DOT, BARB = 2, 6
+"""Radius of a dot and length of an arrow's head, in pixels."""
 LEGEND_LINE = 18
 COLOURS = (
     (31, 119, 180),
@@ -48,6 +49,22 @@ def curves(lines: Mapping[str, Tensor], caption: str) -> Image.Image:
         draw.line([coordinate for point in place(points) for coordinate in point], _colour(i), 2)
     _caption(draw, caption)
     _legend(draw, list(lines))
+    return picture
+
+
+def arrows(tails: Tensor, heads: Tensor, points: Tensor) -> Image.Image:
+    """Arrows from points [N, 2] to as many others, over points [M, 2] that are dots."""
+    picture, draw, place = _framed(torch.cat((tails, heads, points)))
+    for x, y in place(points):
+        draw.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), fill=_colour(1))
+    for (x, y), (u, v) in zip(place(tails), place(heads), strict=True):
+        draw.line((x, y, u, v), _colour(0))
+        length = math.hypot(u - x, v - y)
+        if length > 0:
+            along, across = (BARB * (u - x) / length, BARB * (v - y) / length), BARB / 2
+            left = (u - along[0] - across * along[1] / BARB, v - along[1] + across * along[0] / BARB)
+            right = (u - along[0] + across * along[1] / BARB, v - along[1] - across * along[0] / BARB)
+            draw.polygon(((u, v), left, right), fill=_colour(0))
     return picture
 
 

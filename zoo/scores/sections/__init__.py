@@ -24,6 +24,7 @@ SECTIONS: dict[str, Section] = {
     "parzen": samples.PARZEN,
     "csl": chains.CSL,
     "mixing": chains.MIXING,
+    "walked": chains.WALKED,
     "training_distance": samples.TRAINING_DISTANCE,
     "codes": codes.CODES,
     "sampled_codes": codes.SAMPLED_CODES,

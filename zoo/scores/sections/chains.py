@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from zoo.contract.capabilities import Emits, Side
+from zoo.contract.capabilities import Emits, Returns, Side
 from zoo.errors import require
 from zoo.parts.estimators import csl
-from zoo.scores.metrics import Estimate, jackknife, mean_and_error
+from zoo.scores.metrics import Estimate, fid, jackknife, mean_and_error
 from zoo.scores.parzen import parzen
 from zoo.scores.results import Measure, Protocol
 from zoo.scores.scene import Scene, drawn, part_of
@@ -73,6 +73,23 @@ def mixing(scene: Scene) -> None:
     scene.put("parzen_chains", parzen(means, validation, test, MIXING_CHAINS).mean, how)
 
 
+def walked_back(scene: Scene) -> None:
+    """FID of chains that start where walks away from images of the split end: of a start that is right."""
+    method = scene.method
+    assert isinstance(method, Returns)
+    rows = drawn(len(scene.data.images(scene.split)), scene.n)
+    x = scene.data.split(scene.split, rows).x
+
+    def back(part: slice) -> tuple[torch.Tensor]:
+        return (method.walk_back(x[part].to(method.device)),)
+
+    (images,) = scene.spread("walked", scene.n, back)
+    real = scene.known(scene.real(scene.split))
+    found = fid(real.activations, scene.features(images).activations)
+    against = f"{scene.n} walks from {scene.split} images and back, against {len(real.activations)} as bytes"
+    scene.put("fid_walked", found, scene.untreated(f"{against}; {scene.extractor.name}", num_images=scene.n))
+
+
 CSL = Section(
     (Emits,),
     conservative,
@@ -92,4 +109,11 @@ MIXING = Section(
         "parzen_chains": Measure("nats/image"),
     },
     "how often ten chains change their class, how many classes each visits; Parzen nats under their states",
+)
+WALKED = Section(
+    (Returns,),
+    walked_back,
+    {"fid_walked": Measure("distance")},
+    "FID of chains that start where walks away from test images end: far below that of samples, the chain is "
+    "right and its start is wrong",
 )
