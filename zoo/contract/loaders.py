@@ -15,7 +15,7 @@ LABEL_KEYS = ("label", "labels", "target", "y")
 """Under which a dict may have images and labels, the first that is there."""
 GREY: tuple[PixelKind, ...] = ("real", "deq", "pseudo")
 """What pixels may be that are not all 0 or 1."""
-IMAGE_DIMS = 4
+BATCH_DIMS = 4
 
 
 @runtime_checkable
@@ -52,8 +52,8 @@ def as_batch(found: Any) -> Batch:
         return found
     x, y = _parts(found)
     require(isinstance(x, Tensor), f"images of a batch must be a tensor, got {type(x).__name__}")
-    x = x.unsqueeze(1) if x.ndim == IMAGE_DIMS - 1 else x
-    shaped = x.ndim == IMAGE_DIMS and x.numel() > 0
+    x = x.unsqueeze(1) if x.ndim == BATCH_DIMS - 1 else x
+    shaped = x.ndim == BATCH_DIMS and x.numel() > 0
     require(shaped, f"images of a batch must be [B, C, H, W], got shape {tuple(x.shape)}")
     if x.dtype == torch.uint8:
         x = x.float() / BYTE
