@@ -22,6 +22,7 @@ WIDER = {
     "NCRPVAE": {"lr": 5e-3},
     "SBM2": {"lr": 5e-3},
     "SBVAE": {"hidden_dims": (16,), "lr": 1e-2},
+    "Walkback": {"hidden_dims": (64,), "variance": "state", "lr": 5e-3},
 }
 """What a tiny method needs in the place of its own settings to learn in seconds."""
 

@@ -24,6 +24,7 @@ REFUSED = {
     (3, "GAN"): "no batch may hold a single image, got one of 1 training images by data.batch_size: 100",
     (3, "VaDE"): "num_components must be at most the 1 training images, got 3",
     (3, "Hopfield"): "num_patterns must be at most the 1 training images, got 4",
+    (3, "Walkback"): "the training images must differ from one another",
     (3, "GLO"): "GLO needs 2 training images for its prior, got 1",
 }
 """What one training image is too few for."""

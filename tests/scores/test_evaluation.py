@@ -151,6 +151,7 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
         "trees",
         "outliers",
         "log_prob",
+        "walked",
     }
 
 
