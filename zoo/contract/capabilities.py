@@ -170,6 +170,16 @@ class Conditions(ABC):
         """One image per label or category: [B, C, H, W] in [0, 1]."""
 
 
+class Varies(Conditions):
+    """Draws images of a wanted class in levels, each with noise of its own; level 0 is next to the pixels."""
+
+    num_levels: int
+
+    @abstractmethod
+    def vary(self, y: Labels, level: int, n: int, *, generator: torch.Generator | None = None) -> Images:
+        """Images of each label that differ in the noise of one level alone, [n, B, C, H, W]."""
+
+
 class Scores(ABC):
     """Gives images a log-likelihood, on a stated side of the truth."""
 

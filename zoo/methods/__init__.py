@@ -38,6 +38,7 @@ METHODS: dict[str, str] = {
     "RBM": "zoo.methods.energy.rbm",
     "SBM2": "zoo.methods.variational.sbm2",
     "SBVAE": "zoo.methods.variational.sbvae",
+    "SGAN": "zoo.methods.adversarial.sgan",
     "VAE": "zoo.methods.variational.vae",
     "VAEDGP": "zoo.methods.variational.vae_dgp",
     "VaDE": "zoo.methods.variational.vade",

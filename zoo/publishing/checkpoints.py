@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from zoo.contract.capabilities import Decodes, Encodes, Nests, Reconstructs, Samples, Side, Walks
+from zoo.contract.capabilities import Decodes, Encodes, Nests, Reconstructs, Samples, Side, Varies, Walks
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
@@ -239,6 +239,11 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
     if isinstance(method, Walks):
         states = method.walk(FILM_CHAINS, generator=torch.Generator().manual_seed(DRAW_SEED))
         save_film(states, folder / "film.gif", FILM_COLUMNS, FILM_FRAMES)
+    if isinstance(method, Varies):
+        y = torch.arange(SIDE) % len(data.class_names)
+        for level in range(method.num_levels):
+            images = method.vary(y, level, SIDE, generator=torch.Generator().manual_seed(DRAW_SEED))
+            save_grid(images.transpose(0, 1).flatten(0, 1), folder / f"variations_{level}.png", SIDE)
     if isinstance(method, Nests):
         save_tree(method, folder / "tree.png")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
