@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {
     "Helmholtz": "zoo.methods.energy.helmholtz",
     "Hopfield": "zoo.methods.energy.hopfield",
     "IWAE": "zoo.methods.variational.iwae",
+    "InfoGAN": "zoo.methods.adversarial.infogan",
     "InfoVAE": "zoo.methods.variational.infovae",
     "LabelAAE": "zoo.methods.adversarial.label_aae",
     "LabelDBN": "zoo.methods.energy.label_dbn",

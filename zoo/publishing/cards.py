@@ -32,8 +32,9 @@ FIRST = (
 VARIATIONS = {
     "variations_0.png": "A label per row: noise next to the pixels drawn anew, that above it kept",
     "variations_1.png": "A label per row: noise above drawn anew, that next to the pixels kept",
+    "steered.png": "One code after the other, a category per row, turned from -2 to 2",
 }
-"""Pictures of what the noise of each level does."""
+"""Pictures of what the noise of each level or a code does."""
 
 
 def write_card(checkpoint: Checkpoint) -> None:
