@@ -61,7 +61,7 @@ def test_with_sigma_held_at_1_perfect_codes_tell_less_than_nothing():
         found.of_codes(c), torch.full((50,), math.log(2) - 0.5 * math.log(2 * math.pi))
     )
     assert found.of_codes(c)[0] == pytest.approx(-0.2258, abs=1e-4)
-    method = tiny("InfoGAN", sigma="fixed")
+    method = tiny("InfoGAN", learn_sigma=False)
     assert (method.recogniser(images(n=4))[1].log_sigma == 0).all()
 
 

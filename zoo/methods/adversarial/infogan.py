@@ -8,7 +8,7 @@ from the generator itself); leaky units of slope 0.2; each player's step draws n
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -107,8 +107,8 @@ class InfoGAN(Game, Samples, Recovers, Steers):
         head_dim: Width of Q's own layer.
         category_weight: Weight of the information on the category.
         code_weight: Weight of the information on the continuous codes.
-        sigma: Whether Q `learned` the spread of these, or holds it `fixed` at 1, as the released code does:
-            the bound on their information is then below 0.
+        learn_sigma: Whether Q learns the spread of these, or holds it at 1, as the released code does: the
+            bound on their information is then below 0.
         generator_lr: Step size of G's Adam.
         discriminator_lr: Step size of that of D and Q.
         adam_betas: Their decay rates.
@@ -136,7 +136,7 @@ class InfoGAN(Game, Samples, Recovers, Steers):
         head_dim: int = 128,
         category_weight: float = 1.0,
         code_weight: float = 0.1,
-        sigma: Literal["learned", "fixed"] = "learned",
+        learn_sigma: bool = True,
         generator_lr: float = 1e-3,
         discriminator_lr: float = 2e-4,
         adam_betas: tuple[float, float] = (0.5, 0.999),
@@ -159,8 +159,7 @@ class InfoGAN(Game, Samples, Recovers, Steers):
         width = noise_dim + num_categories + num_codes
         self.generator = ConvDecoder(width, self.image_shape, channels, fc_dim)
         trunk = ConvEncoder(self.image_shape, channels, fc_dim)
-        learns = sigma == "learned"
-        self.recogniser = Recogniser(trunk, trunk.out_dim, head_dim, num_categories, num_codes, learns)
+        self.recogniser = Recogniser(trunk, trunk.out_dim, head_dim, num_categories, num_codes, learn_sigma)
         for network in (self.generator, self.recogniser):
             start_dcgan(network)
         self.average = Average(self.generator, ema_decay)
