@@ -117,7 +117,7 @@ def test_every_parameter_has_a_player_and_its_gradient_reaches_it(name, shape, p
     method = tiny(name, shape)
     watch = Watch()
     loader = Repeated(batch(shape), 3)
-    trainer(callbacks=[watch], precision=precision).fit(method, loader, loader)
+    trainer(callbacks=[watch], precision=precision, max_epochs=2).fit(method, loader, loader)
     players = {
         who: {key for key, p in method.named_parameters() if any(p is q for q in net.parameters())}
         for who, net in method.players().items()
@@ -154,7 +154,7 @@ def test_a_step_of_one_player_leaves_the_others_parameters_as_they_are(name, mon
         return terms
 
     monkeypatch.setattr(type(method), "descend", descend)
-    trainer(limit_train_batches=2).fit(method, datamodule=suited_digits(method))
+    trainer(limit_train_batches=2, max_epochs=2).fit(method, datamodule=suited_digits(method))
     assert len(moves) >= 2 * len(method.players())
     assert all(moves)
 

@@ -181,6 +181,29 @@ class Conditions(ABC):
         """One image per label or category: [B, C, H, W] in [0, 1]."""
 
 
+class Varies(Conditions):
+    """Draws images of a wanted class in levels, each with noise of its own; level 0 is next to the pixels."""
+
+    num_levels: int
+
+    @abstractmethod
+    def vary(self, y: Labels, level: int, n: int, *, generator: torch.Generator | None = None) -> Images:
+        """Images of each label that differ in the noise of one level alone, [n, B, C, H, W]."""
+
+
+class Steers(Conditions):
+    """Has continuous codes beside its categories: what one of them does is seen by turning it alone."""
+
+    num_codes: int
+    """How many there are; each is uniform over [-1, 1] in training."""
+
+    @abstractmethod
+    def steer(
+        self, y: Labels, code: int, values: Tensor, *, generator: torch.Generator | None = None
+    ) -> Images:
+        """Images of each category [B] that differ in one code's value [n] alone, [n, B, C, H, W]."""
+
+
 class Scores(ABC):
     """Gives images a log-likelihood, on a stated side of the truth."""
 
@@ -356,6 +379,19 @@ class Clusters(ABC):
     @abstractmethod
     def cluster(self, x: Images) -> LogProbs:
         """The value of log q(cluster|x), [B, clusters]."""
+
+
+class Recovers(Conditions, Clusters):
+    """Finds the codes of its own samples in them again, and its categories in any images."""
+
+    num_categories: int
+
+    @abstractmethod
+    def recovered(self, n: int) -> tuple[Tensor, Tensor]:
+        """Of n samples: log Q(c|x) + H(c) of category and of continuous codes, each [n] in nats.
+
+        The means are lower bounds on what images tell of their codes, at most the entropies H(c).
+        """
 
 
 class Nests(Clusters):

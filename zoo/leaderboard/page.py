@@ -14,6 +14,7 @@ from zoo.files import write_bytes
 from zoo.hub import shelf
 from zoo.leaderboard.table import READING, Board, boards, entrant
 from zoo.methods import METHODS, class_named, family_of
+from zoo.publishing.cards import VARIATIONS
 from zoo.publishing.checkpoints import Checkpoint
 from zoo.publishing.references import Reference, references
 from zoo.scores.results import Number
@@ -27,6 +28,7 @@ PICTURES = {
     "map.png": "codes of test images in a plane, by label",
     "film.gif": "chains on their way to samples",
     "tree.png": "the tree of groups, each node by what it stands for",
+    **VARIATIONS,
 }
 KINDS = {".png": "image/png", ".gif": "image/gif"}
 WIDTH, LEFT, STEP, MARGIN = 640, 190, 26, 24

@@ -29,6 +29,12 @@ FIRST = (
     ("map.png", "Codes of test images in a plane, by label"),
 )
 """Pictures by what they show: the first that there is stands on the card."""
+VARIATIONS = {
+    "variations_0.png": "A label per row: noise next to the pixels drawn anew, that above it kept",
+    "variations_1.png": "A label per row: noise above drawn anew, that next to the pixels kept",
+    "steered.png": "One code after the other, a category per row, turned from -2 to 2",
+}
+"""Pictures of what the noise of each level or a code does."""
 
 
 def write_card(checkpoint: Checkpoint) -> None:
@@ -67,6 +73,7 @@ def card(checkpoint: Checkpoint) -> str:
         protocol=results.data["protocol"],
         film="film.gif" in pictures,
         tree="tree.png" in pictures,
+        variations={name: title for name, title in VARIATIONS.items() if name in pictures},
         seeds=len(next(iter(seeds.values()))) if seeds else 0,
         seed=yaml.safe_load((checkpoint.folder / TRAINING).read_text())["seed_everything"] if seeds else None,
         protocols=protocols,

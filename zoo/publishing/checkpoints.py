@@ -22,7 +22,17 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from zoo.contract.capabilities import Decodes, Encodes, Nests, Reconstructs, Samples, Side, Walks
+from zoo.contract.capabilities import (
+    Decodes,
+    Encodes,
+    Nests,
+    Reconstructs,
+    Samples,
+    Side,
+    Steers,
+    Varies,
+    Walks,
+)
 from zoo.contract.method import Method
 from zoo.data.modules import ImageData
 from zoo.data.sets import from_recipe
@@ -56,6 +66,8 @@ MAX_BYTES = 12_000_000
 NUM_DRAWS, DRAW_SEED = 8, 0
 SAME_PIXEL, SAME_SHARE = 1e-3, 0.98
 SIDE = 10
+STEERED = 2.0
+"""To which values continuous codes are turned, either way: twice those of training (Chen et al. 2016)."""
 MAPPED = 2000
 """Test images on a map of codes."""
 FILM_CHAINS, FILM_COLUMNS, FILM_FRAMES = 16, 4, 40
@@ -239,6 +251,18 @@ def draw(method: Method, data: ImageData, folder: Path) -> None:
     if isinstance(method, Walks):
         states = method.walk(FILM_CHAINS, generator=torch.Generator().manual_seed(DRAW_SEED))
         save_film(states, folder / "film.gif", FILM_COLUMNS, FILM_FRAMES)
+    if isinstance(method, Varies):
+        y = torch.arange(SIDE) % len(data.class_names)
+        for level in range(method.num_levels):
+            images = method.vary(y, level, SIDE, generator=torch.Generator().manual_seed(DRAW_SEED))
+            save_grid(images.transpose(0, 1).flatten(0, 1), folder / f"variations_{level}.png", SIDE)
+    if isinstance(method, Steers):
+        values, y = torch.linspace(-STEERED, STEERED, SIDE), torch.arange(method.num_categories or SIDE)
+        turned = [
+            method.steer(y, code, values, generator=torch.Generator().manual_seed(DRAW_SEED)).transpose(0, 1)
+            for code in range(method.num_codes)
+        ]
+        save_grid(torch.cat(turned).flatten(0, 1), folder / "steered.png", SIDE)
     if isinstance(method, Nests):
         save_tree(method, folder / "tree.png")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -49,7 +49,7 @@ class Average(nn.Module):
             copied.copy_(buffer)
         self.updates += 1
 
-    def forward(self, x: Tensor) -> Any:
-        """What the averaged network makes of its input."""
+    def forward(self, *inputs: Any) -> Any:
+        """What the averaged network makes of its inputs."""
         with evaluated(self.network):
-            return self.network(x)
+            return self.network(*inputs)

@@ -21,6 +21,7 @@ SECTIONS: dict[str, Section] = {
     "conditional": labels.CONDITIONAL,
     "accuracy": labels.ACCURACY,
     "bottleneck": labels.BOTTLENECK,
+    "recovered": labels.RECOVERED,
     "parzen": samples.PARZEN,
     "csl": chains.CSL,
     "mixing": chains.MIXING,

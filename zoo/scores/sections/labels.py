@@ -11,6 +11,7 @@ from zoo.contract.capabilities import (
     Clusters,
     Conditions,
     Energies,
+    Recovers,
     Scores,
     Side,
     Weighs,
@@ -88,6 +89,34 @@ def accuracy(scene: Scene) -> None:
     hits = proportion(scene.spread("accuracy", len(x), predict)[0] == labels)
     how = scene.treated(f"{len(x)} images, by {method.classifies_by}")
     scene.put("accuracy", hits, how, interval=wilson(hits.value, len(x)))
+
+
+def recovered(scene: Scene) -> None:
+    """What samples tell of their codes, and whether the categories are those of real images.
+
+    Categories are matched with classes on training images alone.
+    """
+    method = scene.method
+    assert isinstance(method, Recovers)
+    category, codes = scene.spread(
+        "recovered", scene.n, lambda rows: method.recovered(rows.stop - rows.start)
+    )
+    num = f"{scene.n} samples"
+    most = math.log(method.num_categories)
+    how = f"{num}, log Q(c|x) + H(c), at most H(c) = {most:.4f}"
+    scene.put("category_information", mean_and_error(category), scene.treated(how))
+    scene.put("continuous_information", mean_and_error(codes), scene.treated(f"{num}, log Q(c|x) + H(c)"))
+    own, matched = _categories(scene, method)
+    _, labels = scene.labels
+    x = scene.data.split("test").x[scene.per_image["row"].long()]
+
+    def find(rows: slice) -> tuple[Tensor]:
+        return (method.cluster(x[rows].to(method.device)).argmax(1),)
+
+    found = scene.spread("recovered categories", len(x), find)[0]
+    hits = proportion(own[labels] == found)
+    how = scene.treated(f"{len(x)} images{matched}")
+    scene.put("category_accuracy", hits, how, interval=wilson(hits.value, len(x)))
 
 
 def bottleneck(scene: Scene) -> None:
@@ -169,6 +198,17 @@ ACCURACY = Section(
     accuracy,
     {"accuracy": Measure("share right", Side.EXACT, "higher", board=160, headline=30)},
     "share of test images whose label is predicted",
+)
+RECOVERED = Section(
+    (Recovers,),
+    recovered,
+    {
+        "category_information": Measure("nats", Side.LOWER),
+        "continuous_information": Measure("nats", Side.LOWER),
+        "category_accuracy": Measure("share right", Side.EXACT, headline=35),
+    },
+    "bounds from below on what samples tell of their category and of their continuous codes; share of test "
+    "images whose category is that of their label, matched on training images",
 )
 BOTTLENECK = Section(
     (ClassifiesCodes,),
