@@ -314,6 +314,18 @@ def test_the_defaults_are_those_of_the_released_code():
     assert not any(bias.any() for bias in method.biases)
 
 
+def test_untouched_biases_of_the_pixels_start_at_the_mean_image_where_that_is_asked_for():
+    data = Digits(binarize="threshold")
+    zero, mean = tiny("GSN"), tiny("GSN", bias_start="mean")
+    for method in (zero, mean):
+        method.start_from(data)
+    assert not zero.biases[0].any()
+    at_rest = mean.emission(torch.zeros(1, 16)).mean[0]
+    assert torch.allclose(at_rest, data.mean_image().clamp(1e-3, 0.999), atol=1e-6)
+    mean.start_from(Digits(binarize="none", num_validation=500))  # a run that goes on with other images
+    assert torch.equal(at_rest, mean.emission(torch.zeros(1, 16)).mean[0])
+
+
 def test_the_default_descent_is_the_released_codes_average_of_gradients():
     """There m = m / 2 + g / 2 and a step of 0.25 m on the mean over pixels, times 0.995 after each epoch."""
     method = GSN()

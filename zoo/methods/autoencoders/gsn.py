@@ -2,16 +2,17 @@
 
 ICML 2014. arXiv:1306.1091. Settings: the released code.
 
-Departs from the paper: chains start in training images, not in a test image; Adam and a cosine schedule are
-options. The loss is a sum over pixels and the momentum a plain one: the default step size is the released
-code's 0.25 on the mean over pixels, at 28 x 28, times the 0.5 with which its average of gradients takes up
-the newest. One hidden layer without noise makes a denoising autoencoder: the same loss and the same chain.
+Departs from the paper: chains start in training images, not in a test image; Adam, a cosine schedule and
+biases that start at the mean image are options. The loss is a sum over pixels and the momentum a plain one:
+the default step size is the released code's 0.25 on the mean over pixels, at 28 x 28, times the 0.5 with
+which its average of gradients takes up the newest. One hidden layer without noise makes a denoising
+autoencoder: the same loss and the same chain.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ from zoo.errors import at_least, not_negative, positive, require, share
 from zoo.methods.autoencoders.shared.starts import draw_starts, keep_starts
 from zoo.parts.corruption import SaltAndPepper
 from zoo.parts.distributions.bits import bernoulli
+from zoo.parts.distributions.pixels import MEAN_RANGE
 from zoo.parts.optimizers import adam, sgd
 from zoo.parts.schedules import Schedule, scheduled
 from zoo.randomness import drawing_from
@@ -53,6 +55,8 @@ class GSN(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
         noisy_first: Whether units of the hidden layer next to the pixels are noisy too.
         walkback_steps: Steps of the chain that are trained to lead back to the image, at least the number of
             hidden layers, or the top one would say nothing.
+        bias_start: Biases of the pixels start at `zero`, or so that the network gives the mean training image
+            where its units are at zero (`mean`), which saves the first thousands of batches.
         num_starts: Images of the first training batch that are kept with the weights and in which chains
             start; 0 starts them in random bits.
         walk_steps: Steps of a chain from its start to the sample.
@@ -82,6 +86,7 @@ class GSN(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
         noise: float = 2.0,
         noisy_first: bool = False,
         walkback_steps: int = 4,
+        bias_start: Literal["zero", "mean"] = "zero",
         num_starts: int = 100,
         walk_steps: int = 1000,
         burn_in_steps: int = 1000,
@@ -104,7 +109,7 @@ class GSN(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
             f"got {walkback_steps}",
         )
         self.hidden_dims, self.noise, self.noisy_first = hidden_dims, noise, noisy_first
-        self.walkback_steps, self.walk_steps = walkback_steps, walk_steps
+        self.walkback_steps, self.bias_start, self.walk_steps = walkback_steps, bias_start, walk_steps
         self.burn_in_steps, self.emit_steps = burn_in_steps, emit_steps
         self.optimizer_name, self.lr, self.lr_final, self.momentum = optimizer, lr, lr_final, momentum
         self.lr_schedule: Schedule = lr_schedule
@@ -124,6 +129,13 @@ class GSN(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
     @property
     def per_process(self) -> tuple[str, ...]:
         return ("starts",)
+
+    @torch.no_grad()
+    def start_from(self, data: Any) -> None:
+        """Start untouched biases of the pixels at the mean training image, if asked to."""
+        bias = self.biases[0]
+        if self.bias_start == "mean" and not bias.any():
+            bias.copy_(data.mean_image().clamp(*MEAN_RANGE).logit().flatten())
 
     def resting(self, x: Images) -> Hidden:
         """Hidden layers at zero, one row for each image."""
