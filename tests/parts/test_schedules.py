@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from zoo.parts.schedules import cosine, tripling_stages, warm_up
+from zoo.parts.schedules import cosine, exponential, tripling_stages, warm_up
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,12 @@ def test_cosine_runs_from_one_to_its_final_value():
     assert cosine(20.0 / 3.0, 20.0, 0.1) == pytest.approx(0.1 + 0.9 * 0.75)
     assert cosine(20.0, 20.0, 0.1) == cosine(35.0, 20.0, 0.1) == pytest.approx(0.1)
     assert cosine(0.0, 0.0, 0.1) == pytest.approx(0.1)
+
+
+def test_exponential_falls_by_the_same_ratio_in_each_epoch_and_then_stays():
+    factors = [exponential(float(epoch), 1000.0, 0.995**1000) for epoch in (0, 1, 2, 1000, 2000)]
+    assert factors == pytest.approx([1.0, 0.995, 0.995**2, 0.995**1000, 0.995**1000])
+    assert exponential(0.0, 0.0, 0.1) == pytest.approx(0.1)
 
 
 def test_tripling_stages_last_3_to_the_i_epochs_each_and_3280_together():

@@ -25,6 +25,7 @@ METHODS: dict[str, str] = {
     "GAN": "zoo.methods.adversarial.gan",
     "GLO": "zoo.methods.autoencoders.glo",
     "GMVAE": "zoo.methods.variational.gmvae",
+    "GSN": "zoo.methods.autoencoders.gsn",
     "Helmholtz": "zoo.methods.energy.helmholtz",
     "Hopfield": "zoo.methods.energy.hopfield",
     "IWAE": "zoo.methods.variational.iwae",

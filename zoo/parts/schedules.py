@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from zoo.errors import require
 
-Schedule = Literal["constant", "cosine", "tripling_stages"]
+Schedule = Literal["constant", "cosine", "exponential", "tripling_stages"]
 STAGES = 8
 
 
@@ -38,6 +38,11 @@ def cosine(epoch: float, length: float, final: float) -> float:
     return final + (1.0 - final) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
 
+def exponential(epoch: float, length: float, final: float) -> float:
+    """Factor that falls from 1 to `final` over `length` epochs by the same ratio in each, then stays."""
+    return final ** (min(1.0, epoch / length) if length > 0 else 1.0)
+
+
 def tripling_stages(epoch: float, stages: int, final: float) -> float:
     """Factor `final ** (i / (stages - 1))` in stage i, which lasts 3**i epochs.
 
@@ -58,7 +63,7 @@ def scheduled(
 
     Args:
         optimizer: Its step sizes are those of the start.
-        schedule: `constant`; `cosine` over the trainer's epochs; `tripling_stages`.
+        schedule: `constant`; `cosine` or `exponential` over the trainer's epochs; `tripling_stages`.
         max_epochs: The trainer's.
         final: The factor at the end.
 
@@ -66,11 +71,12 @@ def scheduled(
         UsageError: If the schedule needs an end and the trainer has none.
     """
     length = float(max_epochs or 0)
-    endless = schedule == "cosine" and length < 1
-    require(not endless, f"lr_schedule: cosine needs a positive trainer.max_epochs, got {length:g}")
+    endless = schedule in ("cosine", "exponential") and length < 1
+    require(not endless, f"lr_schedule: {schedule} needs a positive trainer.max_epochs, got {length:g}")
     factor = {
         "constant": lambda _: 1.0,
         "cosine": lambda epoch: cosine(float(epoch), length, final),
+        "exponential": lambda epoch: exponential(float(epoch), length, final),
         "tripling_stages": lambda epoch: tripling_stages(float(epoch), STAGES, final),
     }[schedule]
     return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, factor)}

@@ -32,6 +32,7 @@ from zoo.contract import (
     Terms,
 )
 from zoo.errors import at_least, not_negative, positive, require
+from zoo.methods.autoencoders.shared.starts import draw_starts, keep_starts
 from zoo.parts.corruption import Corruption, process
 from zoo.parts.distributions.bits import bernoulli
 from zoo.parts.distributions.pixels import gaussian_pixels
@@ -178,15 +179,7 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Keep images of the first batch, over again where it is small, for chains to start in."""
-        if not self.starts.any():
-            self.starts.copy_(batch.x[torch.arange(len(self.starts)) % len(batch.x)])
-
-    @torch.no_grad()
-    def _first(self, n: int) -> Images:
-        at_least(1, n=n)
-        if len(self.starts) == 0:
-            return torch.randint(2, (n, *self.image_shape), device=self.device).float()
-        return self.starts[torch.randint(len(self.starts), (n,), device=self.device)]
+        keep_starts(self.starts, batch.x)
 
     @torch.no_grad()
     def _next(self, x: Images) -> tuple[Independent, Images]:
@@ -196,7 +189,7 @@ class DAE(Descent, Emits, Encodes, Decodes, Reconstructs, Repairs):
 
     def _chain(self, n: int, generator: torch.Generator | None) -> Iterator[Independent]:
         with drawing_from(generator):
-            x = self._first(n)
+            x = draw_starts(self.starts, n)
         while True:
             with drawing_from(generator):
                 p, x = self._next(x)
