@@ -29,7 +29,7 @@ def test_names_agree_and_the_first_comment_states_the_expected_number(slug):
     assert first.startswith("# ")
     assert "EXPECTED" not in first
     assert re.search(r"\d", first)
-    assert re.search(r"\b(dynamic|fixed|threshold|real|deq)\b", first), "how pixels are treated"
+    assert re.search(r"\b(dynamic|fixed|threshold|real|deq|pseudo)\b", first), "how pixels are treated"
     assert re.search(r"\b(min|s|h)\b", first), "the time it takes"
     assert set(recipe) <= {"seed_everything", "model", "data", "trainer", "score"}
     assert isinstance(recipe["seed_everything"], int)

@@ -152,6 +152,7 @@ def test_every_other_capability_is_heard(tmp_path, monkeypatch):
         "outliers",
         "log_prob",
         "walked",
+        "recovered",
     }
 
 
