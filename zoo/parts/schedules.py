@@ -77,7 +77,7 @@ def scheduled(
 
 
 def scheduled_steps(
-    optimizer: Optimizer, schedule: Literal["constant", "cosine"], num_steps: float, warm_up_steps: int
+    optimizer: Optimizer, schedule: Literal["constant", "cosine"], num_steps: int | float, warm_up_steps: int
 ) -> dict[str, Any]:
     """As `scheduled`, with step sizes that are set before each step, and rise linearly from 0 at the start.
 

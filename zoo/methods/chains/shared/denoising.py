@@ -1,8 +1,8 @@
 """Chains whose network says the noise in a state, and the way back over some of their steps.
 
 DDPM: Ho, Jain, Abbeel 2020, arXiv:2006.11239, whose equations bear no name here. Improved DDPM: Nichol,
-Dhariwal 2021, arXiv:2102.09672. DDIM: Song, Meng, Ermon 2021, arXiv:2010.02502. Steps are numbered 1 to T; 0 is
-the image.
+Dhariwal 2021, arXiv:2102.09672. DDIM: Song, Meng, Ermon 2021, arXiv:2010.02502. Steps are numbered 1 to T;
+0 is the image.
 """
 
 from typing import Literal, NamedTuple
