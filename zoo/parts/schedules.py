@@ -94,8 +94,8 @@ def scheduled_steps(
     require(not endless, f"lr_schedule: cosine needs a positive trainer.max_epochs, got {num_steps:g} steps")
 
     def factor(step: int) -> float:
-        fall = cosine(step, num_steps, 0.0) if schedule == "cosine" else 1.0
-        return fall * warm_up(step + 1, warm_up_steps)
+        fall = cosine(float(step), float(num_steps), 0.0) if schedule == "cosine" else 1.0
+        return fall * warm_up(step + 1.0, float(warm_up_steps))
 
     return {
         "optimizer": optimizer,

@@ -41,8 +41,8 @@ class NoiseSchedule(nn.Module):
     Args:
         schedule: `harmonic`: 1 / (T - t + 1), which takes away as much at every step; `linear`, from 1e-4 to
             0.02; `cosine`: alpha-bar falls as the square of a cosine; `logsnr`: the logarithm of alpha-bar
-            over 1 - alpha-bar falls as much at every step, to minus where it began; `learnt`, as the paper's: near
-            1 / (T, ..., 2), moved by bumps of time, the first one fixed.
+            over 1 - alpha-bar falls as much at every step, to minus where it began; `learnt`, as the paper's:
+            near 1 / (T, ..., 2), moved by bumps of time, the first one fixed.
         num_steps: T.
         num_bumps: Bumps of the learnt schedule.
         first: First beta of the learnt schedule, where 0 is the released code's 1 / T + 0.001, and of
