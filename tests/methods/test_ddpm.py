@@ -123,6 +123,8 @@ def test_a_density_of_dithered_pixels_is_the_probability_of_their_byte():
     torch.manual_seed(1)
     torch.testing.assert_close(values[0], method.averaged.bound(method.coded(k / 255)) + 64 * math.log(256))
     assert method.side is Side.LOWER
+    assert method.scored_by(3) == "3 of 5 steps of the bound, drawn per image"
+    assert method.scored_by(5) == ""
 
 
 # The objective.
@@ -302,7 +304,7 @@ def test_the_steps_of_a_walk_are_spread_evenly_and_distinct():
 
 
 def test_a_repair_puts_known_pixels_at_the_noise_of_every_step():
-    """On a Gaussian plane: what is hidden moves by the exact chain's gains, and not to the conditional 0.8."""
+    """On a Gaussian plane: what is hidden moves by the exact chain's gains, not to the conditional 0.8."""
     torch.manual_seed(0)
     method = DDPM((1, 8, 8), num_steps=300, schedule="cosine", channels=4, eta=1.0)
     method.average.network = Pairs(NoiseSchedule("cosine", 300, 1), nn.Identity(), "posterior")

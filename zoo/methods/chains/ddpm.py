@@ -162,6 +162,9 @@ class DDPM(Descent, Scores, Walks, Repairs):
         bound = self.averaged.bound(self.coded(x), num_samples)
         return bound + x[0].numel() * math.log(NUM_BYTES)
 
+    def scored_by(self, num_samples: int) -> str:
+        return self.chain.bounded_by(num_samples)
+
     def _trajectory(
         self, n: int, generator: torch.Generator | None, change: Change | None = None
     ) -> Iterator[Images]:

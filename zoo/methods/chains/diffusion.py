@@ -188,6 +188,9 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         at_least(1, num_samples=num_samples)
         return self.averaged.bound(self.standardised(x), num_samples) - self._log_volume(x)
 
+    def scored_by(self, num_samples: int) -> str:
+        return self.chain.bounded_by(num_samples)
+
     @torch.no_grad()
     def baseline_log_prob(self, x: Images) -> PerImage:
         states = self.standardised(x)

@@ -166,6 +166,11 @@ class Chain(ReverseChain):
             bound = bound - count / num_draws * self.divergence(x, t)
         return bound
 
+    def bounded_by(self, num_draws: int) -> str:
+        """How the bound at so many steps is counted; nothing where every step is among them."""
+        count = self.num_steps - 1
+        return "" if num_draws >= count else f"{num_draws} of {count} steps of the bound, drawn per image"
+
     def entropy_bounds(self, x: Images) -> Tensor:
         """Bounds on H_q(X_(t-1)|X_t) for t = 2 ... T, means over images, in nats, [T - 1, 2] (section 2.6).
 
