@@ -29,7 +29,7 @@ from zoo.contract import (
     Walks,
 )
 from zoo.errors import at_least, not_negative, positive, require, share
-from zoo.methods.chains.shared.betas import NoiseSchedule, spread_steps
+from zoo.methods.chains.shared.betas import FEWEST_STEPS, NoiseSchedule, spread_steps
 from zoo.methods.chains.shared.denoising import NoiseChain, Sampler, Variance
 from zoo.methods.chains.shared.products import Change, with_noised
 from zoo.parts.networks.average import Average
@@ -38,7 +38,6 @@ from zoo.parts.networks.unet import AttentionUNet
 from zoo.parts.optimizers import adam
 from zoo.parts.schedules import scheduled_steps
 
-FEWEST_STEPS = 2
 NUM_BYTES = BYTE + 1
 ADAM_BETAS = (0.9, 0.99)
 

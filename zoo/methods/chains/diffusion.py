@@ -32,7 +32,7 @@ from zoo.contract import (
     Walks,
 )
 from zoo.errors import at_least, positive, require, share
-from zoo.methods.chains.shared.betas import ChainSchedule, NoiseSchedule, spread_steps
+from zoo.methods.chains.shared.betas import FEWEST_STEPS, ChainSchedule, NoiseSchedule, spread_steps
 from zoo.methods.chains.shared.kernels import BinomialChain, Chain, Form, GaussianChain
 from zoo.methods.chains.shared.networks import BumpedUNet, MultiScale, StepMLP, StepRBF
 from zoo.methods.chains.shared.products import Change, Kernel, with_gaussian, with_pixels, with_smooth
@@ -41,8 +41,6 @@ from zoo.parts.networks.convolutional import halvings
 from zoo.parts.networks.unet import UNet
 from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
-
-FEWEST_STEPS = 2
 
 
 class Diffusion(Descent, Scores, Baselines, Walks, Repairs):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 ChainSchedule = Literal["harmonic", "linear", "cosine", "logsnr", "learnt"]
+FEWEST_STEPS = 2
 LINEAR_BETAS = (1e-4, 0.02)
 FIRST_BETA_MORE = 1e-3
 """What the released code adds to the first beta of its learnt schedule, which is not learnt."""
