@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -137,8 +138,9 @@ class AttentionUNet(nn.Module):
         )
         self.norm = _norm(channels)
         self.last = nn.Conv2d(channels, maps * colours, 3, padding=1)
-        residual = [block.convs[1] for block in self.modules() if isinstance(block, _Block)]
-        for layer in (*residual, *(attention.last for attention in self.attentions), self.last):
+        residual = [cast("nn.Conv2d", part.convs[1]) for part in self.modules() if isinstance(part, _Block)]
+        looks = [part.last for part in self.modules() if isinstance(part, _Attention)]
+        for layer in (*residual, *looks, self.last):
             nn.init.normal_(layer.weight, std=SMALL)
 
     def forward(self, x: Images, t: Tensor) -> Tensor:
