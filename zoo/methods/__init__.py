@@ -18,6 +18,7 @@ METHODS: dict[str, str] = {
     "DAE": "zoo.methods.autoencoders.dae",
     "DBM": "zoo.methods.energy.dbm",
     "DBN": "zoo.methods.energy.dbn",
+    "DDPM": "zoo.methods.chains.ddpm",
     "DLGMM": "zoo.methods.variational.dlgmm",
     "DeepAutoencoder": "zoo.methods.autoencoders.deep_autoencoder",
     "Diffusion": "zoo.methods.chains.diffusion",
