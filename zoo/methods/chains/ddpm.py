@@ -4,7 +4,7 @@ Learnt variances, the cosine schedule: Nichol, Dhariwal. Improved Denoising Diff
 ICML 2021. arXiv:2102.09672. `eta`: Song, Meng, Ermon. Denoising Diffusion Implicit Models. ICLR 2021.
 arXiv:2010.02502.
 
-Departs from the papers: the U-Net has one block a size either way, attention at its smallest maps only, no
+Departs from the paper: the U-Net has one block a size either way, attention at its smallest maps only, no
 dropout; the steps of a batch are spread evenly over T; Adam forgets squares of gradients by 0.99.
 """
 
