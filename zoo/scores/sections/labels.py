@@ -94,18 +94,23 @@ def accuracy(scene: Scene) -> None:
 def recovered(scene: Scene) -> None:
     """What samples tell of their codes, and whether the categories are those of real images.
 
-    Categories are matched with classes on training images alone.
+    Categories are matched with classes on training images alone. Purity knows no match: several categories
+    may show one class.
     """
     method = scene.method
     assert isinstance(method, Recovers)
+    k = method.num_categories
+    require(scene.n >= k, f"{k} categories need at least as many samples, got {scene.n}")
     category, codes = scene.spread(
         "recovered", scene.n, lambda rows: method.recovered(rows.stop - rows.start)
     )
     num = f"{scene.n} samples"
-    most = math.log(method.num_categories)
-    how = f"{num}, log Q(c|x) + H(c), at most H(c) = {most:.4f}"
-    scene.put("category_information", mean_and_error(category), scene.treated(how))
-    scene.put("continuous_information", mean_and_error(codes), scene.treated(f"{num}, log Q(c|x) + H(c)"))
+    how = f"{num}, log Q(c|x) + H(c)"
+    most = f"{how}, at most H(c) = {math.log(k):.4f}"
+    scene.put("category_information", mean_and_error(category), scene.treated(most))
+    summed = scene.treated(f"{how}, summed over {codes.shape[1]} codes")
+    scene.put("continuous_information", mean_and_error(codes.sum(1)), summed)
+    scene.details["information_by_code"] = [round(float(v), 4) for v in codes.mean(0)]
     own, matched = _categories(scene, method)
     _, labels = scene.labels
     x = scene.data.split("test").x[scene.per_image["row"].long()]
@@ -117,6 +122,20 @@ def recovered(scene: Scene) -> None:
     hits = proportion(own[labels] == found)
     how = scene.treated(f"{len(x)} images{matched}")
     scene.put("category_accuracy", hits, how, interval=wilson(hits.value, len(x)))
+    asked = torch.arange(scene.n) % k
+
+    def show(rows: slice) -> tuple[Tensor]:
+        images = method.sample_given(asked[rows].to(method.device))
+        return (scene.extractor.extract(images).log_probs.argmax(1).cpu(),)
+
+    shown = scene.spread("recovered classes", scene.n, show)[0]
+    modes = torch.stack([shown[asked == category].mode().values for category in range(k)])
+    hits = proportion(shown == modes[asked])
+    how = scene.untreated(
+        f"{num} of {k} categories in turn, share of each category's commonest class; {scene.extractor.name}",
+        num_images=scene.n,
+    )
+    scene.put("category_purity", hits, how, interval=wilson(hits.value, scene.n))
 
 
 def bottleneck(scene: Scene) -> None:
@@ -206,9 +225,11 @@ RECOVERED = Section(
         "category_information": Measure("nats", Side.LOWER),
         "continuous_information": Measure("nats", Side.LOWER),
         "category_accuracy": Measure("share right", Side.EXACT, headline=35),
+        "category_purity": Measure("share", Side.ESTIMATE),
     },
     "bounds from below on what samples tell of their category and of their continuous codes; share of test "
-    "images whose category is that of their label, matched on training images",
+    "images whose category is that of their label, matched on training images; share of samples that show "
+    "the commonest class of their category",
 )
 BOTTLENECK = Section(
     (ClassifiesCodes,),
