@@ -20,8 +20,11 @@ from zoo.scores.results import Results
 SIDE = 8
 SIZES = {3: True, 30: False, 150: True}
 """Pictures in a folder, and whether they are grey."""
+ALONE = "no batch may hold a single image, got one of 1 training images by data.batch_size: 100"
 REFUSED = {
-    (3, "GAN"): "no batch may hold a single image, got one of 1 training images by data.batch_size: 100",
+    (3, "GAN"): ALONE,
+    (3, "InfoGAN"): ALONE,
+    (3, "SGAN"): ALONE,
     (3, "VaDE"): "num_components must be at most the 1 training images, got 3",
     (3, "Hopfield"): "num_patterns must be at most the 1 training images, got 4",
     (3, "Walkback"): "the training images must differ from one another",
