@@ -36,25 +36,30 @@ MATCHED = 10_000
 
 
 def conditional(scene: Scene) -> None:
-    """Share of conditional samples that the classifier takes for the class asked for."""
+    """What the classifier, and the method's own if it has one, see in samples of a class asked for."""
     method = scene.method
     assert isinstance(method, Conditions)
     scene.need_one_per_class()
     asked = torch.arange(scene.n) % scene.extractor.num_classes
     category, matched = _categories(scene, method)
 
-    def draw(rows: slice) -> tuple[Tensor]:
+    def draw(rows: slice) -> tuple[Tensor, ...]:
         wanted = category[asked[rows]]
         images = method.sample_given(wanted.clamp(min=0).to(method.device))
-        found = scene.extractor.extract(images).log_probs.argmax(1).cpu()
-        return (found.where(wanted >= 0, wanted),)
+        seen = scene.extractor.extract(images).log_probs
+        own = method.classify(images) if isinstance(method, Classifies) else seen
+        surprises = [-log_probs.cpu().gather(1, asked[rows, None])[:, 0] for log_probs in (seen, own)]
+        return (seen.argmax(1).cpu().where(wanted >= 0, wanted), *surprises)
 
-    hits = proportion(scene.spread("conditional", scene.n, draw)[0] == asked)
-    how = scene.untreated(
-        f"{scene.n} samples, classes in turn{matched}; {scene.extractor.name}", num_images=scene.n
-    )
-    interval = wilson(hits.value, scene.n)
-    scene.put("conditional_accuracy", hits, how, interval=interval)
+    found, surprise, own_surprise = scene.spread("conditional", scene.n, draw)
+    how = f"{scene.n} samples, classes in turn{matched}"
+    judged = scene.untreated(f"{how}; {scene.extractor.name}", num_images=scene.n)
+    hits = proportion(found == asked)
+    scene.put("conditional_accuracy", hits, judged, interval=wilson(hits.value, scene.n))
+    scene.put("label_surprise", mean_and_error(surprise), judged)
+    if isinstance(method, Classifies):
+        judged = scene.untreated(f"{how}; {method.classifies_by}", num_images=scene.n)
+        scene.put("label_surprise_own", mean_and_error(own_surprise), judged)
 
 
 def _categories(scene: Scene, method: Conditions) -> tuple[Tensor, str]:
@@ -209,8 +214,13 @@ def outliers(scene: Scene) -> None:
 CONDITIONAL = Section(
     (Conditions,),
     conditional,
-    {"conditional_accuracy": Measure("share")},
-    "share of samples that show the class asked for",
+    {
+        "conditional_accuracy": Measure("share"),
+        "label_surprise": Measure("nats"),
+        "label_surprise_own": Measure("nats"),
+    },
+    "share of samples that show the class asked for; how surprised the classifier is at it, -log p(y|x), and "
+    "the method's own",
 )
 ACCURACY = Section(
     (Classifies,),
