@@ -16,10 +16,9 @@ import zoo
 from zoo.cli.fit import ZooCLI
 from zoo.cli.light import run
 from zoo.cli.main import main
-from zoo.contract.about import class_name
 from zoo.contract.batch import Batch
 from zoo.contract.learning import Descent
-from zoo.contract.saved import refuse_unsavable, save_pretrained
+from zoo.contract.saved import class_name, refuse_unsavable, save_pretrained
 from zoo.errors import UsageError
 from zoo.hub import CONFIG, seal
 from zoo.methods import class_named, from_folder, method_class, own_class

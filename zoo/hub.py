@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from zoo.errors import UsageError, require
 from zoo.files import sha256, write_json
@@ -27,7 +27,21 @@ ORGANISATION = "ZOO_HUB_ORG"
 REGISTRY = Path(__file__).parent / "registry.json"
 FORMAT = 2
 """1 had no hashes; it is read as it is."""
+UNAUTHORIZED, FORBIDDEN = 401, 403
 PICKLES = (".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth")
+
+
+class Download(TypedDict, total=False):
+    """How the Hub's client downloads; its options of the same names."""
+
+    cache_dir: str | Path | None
+    """Where downloads are kept."""
+    token: str | bool | None
+    """A token, True for the stored one, False for none."""
+    local_files_only: bool
+    """Take what is kept, and ask no network."""
+    force_download: bool
+    """Download what is kept once more."""
 
 
 def shelf() -> Path:
@@ -95,13 +109,16 @@ def score_file(folder: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def model_folder(model: str | Path, revision: str | None = None, org: str | None = None) -> Path:
+def model_folder(
+    model: str | Path, revision: str | None = None, org: str | None = None, **download: Unpack[Download]
+) -> Path:
     """The folder itself, that of a slug in the checkout, or a download of a Hub repository.
 
     Args:
-        model: Folder, slug, or `owner/name`.
+        model: Folder of a model or of a run that holds one, slug, or `owner/name`.
         revision: Branch, tag or commit on the Hub; of a slug by default the commit in the registry.
         org: Organisation on the Hub that holds slugs; by default that of the variable `ZOO_HUB_ORG`.
+        download: Options of the Hub's client.
 
     Raises:
         UsageError: If there is no such model, or it is not the one whose hashes the registry has.
@@ -116,18 +133,23 @@ def model_folder(model: str | Path, revision: str | None = None, org: str | None
         if not path.is_dir():
             path = checkout
             _check_hashes(path, known.get(slug, {}))
-        return path
+        inside = path / RUN_MODEL
+        return inside if (inside / CONFIG).is_file() and not (path / CONFIG).is_file() else path
     if not named:
         if slug.count("/") != 1 or slug.startswith((".", "/", "~")):
             raise UsageError(f"no folder {slug!r}; a Hub repository would read owner/name")
-        return _download(slug, revision)
+        return _download(slug, revision, download)
     org = org or os.environ.get(ORGANISATION)
+    require(
+        org is not None or revision is None,
+        f"revision belongs to a Hub repository: name it owner/{slug}, or set {ORGANISATION}",
+    )
     if org is None:
         close = get_close_matches(slug, {*known, *(path.parent.name for path in shelf().glob(f"*/{CONFIG}"))})
         hint = f"did you mean {' or '.join(close)}?" if close else f"set {ORGANISATION} to look on the Hub"
         raise UsageError(f"no folder and no checkpoint {slug!r}: {hint}")
     entry = known.get(slug, {})
-    folder = _download(f"{org}/{slug}", revision or entry.get("revisions", {}).get(org))
+    folder = _download(f"{org}/{slug}", revision or entry.get("revisions", {}).get(org), download)
     if revision is None:
         _check_hashes(folder, entry)
     return folder
@@ -147,13 +169,13 @@ def http_error() -> type[Exception]:
     return errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(repo: str, revision: str | None, download: Download) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
     try:
         snapshot = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RESULTS, METRICS]
+            repo, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RESULTS, METRICS], **download
         )
     except (http_error(), errors.HFValidationError, errors.LocalEntryNotFoundError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -161,6 +183,38 @@ def _download(repo: str, revision: str | None) -> Path:
             f"no folder {repo!r}, and the Hub gave no repository of that name: {reason}"
         ) from error
     return Path(snapshot)
+
+
+def push(folder: Path, repo_id: str, token: str | None, private: bool | None, message: str) -> str:
+    """Commit the files of a folder to a Hub repository, which is made if needed; the commit's address.
+
+    Raises:
+        UsageError: If there is no token, or the Hub refuses or cannot be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    api = huggingface_hub.HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message).commit_url)
+    except errors.LocalTokenNotFoundError:
+        raise UsageError("publishing needs a token: hf auth login, or the variable HF_TOKEN") from None
+    except errors.HfHubHTTPError as error:
+        raise UsageError(refusal(error, repo_id)) from error
+    except (errors.HFValidationError, http_error(), ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"the Hub cannot be reached or does not take {repo_id}: {reason}") from error
+
+
+def refusal(error: Any, name: str) -> str:
+    """What the Hub's refusal to write to a name means, in a line."""
+    status = error.response.status_code
+    if status == UNAUTHORIZED:
+        return "the Hub does not know the token: hf auth login, or the variable HF_TOKEN"
+    if status == FORBIDDEN:
+        return f"the token must be allowed to write to {name}, the Hub refuses it"
+    return f"the Hub answers {status}: {str(error).splitlines()[0]}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

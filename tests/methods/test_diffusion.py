@@ -109,7 +109,7 @@ def test_a_density_of_pixels_counts_their_scale():
         torch.manual_seed(1)
         inside = method.averaged.bound(method.standardised(x))
         torch.manual_seed(1)
-        outside = method.log_prob(x, 1)
+        outside = method.log_prob(x, 5)
     torch.testing.assert_close(outside, inside - 64 * method.std.log())
     assert 0 < float(method.std) < 1
     assert method.side is Side.LOWER
@@ -150,6 +150,41 @@ def test_the_paper_s_form_of_the_kernel():
     variance = 1 / (1 + math.exp(-(0.5 + logit)))
     torch.testing.assert_close(paper.variance, torch.full_like(x, variance))
     torch.testing.assert_close(paper.mean, (x - 2) * (1 - variance) + 2)
+
+
+def test_the_released_mean_is_a_velocity_with_a_gain():
+    """z = -c_t v of the exact v makes the posterior's mean; of harmonic betas c_t is 1 / sqrt(t)."""
+
+    class Velocity(nn.Module):
+        def __init__(self, x, noise, gain):
+            super().__init__()
+            self.x, self.noise, self.gain = x, noise, gain
+
+        def forward(self, x_t, t):
+            kept = GaussianChain(betas, Nothing(2), "released").rates(t)[1].float()
+            v = kept.sqrt() * self.noise - (1 - kept).sqrt() * self.x
+            return torch.cat((-v / t.sqrt().view(-1, 1, 1, 1) if self.gain else v, 0 * v), 1)
+
+    betas, t = NoiseSchedule("harmonic", 10, 3), torch.tensor([2, 5, 9])
+    x, noise = torch.randn(3, 1, 2, 2), torch.randn(3, 1, 2, 2)
+    chains = [
+        GaussianChain(betas, Velocity(x, noise, form == "released"), form)
+        for form in ("released", "velocity")
+    ]
+    kept = chains[0].rates(t)[1].float()
+    x_t = kept.sqrt() * x + (1 - kept).sqrt() * noise
+    want = chains[0].posterior(x, x_t, t).mean
+    for chain in chains:
+        torch.testing.assert_close(chain.reverse(x_t, t).mean, want, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(chains[1].reverse(x_t, t).variance[:, 0, 0, 0], betas()[t - 1].float())
+
+
+def test_drawn_steps_estimate_the_bound():
+    torch.manual_seed(0)
+    chain, x = ExactGaussian(NoiseSchedule("linear", 30, 3), 0.25), torch.ones(8000, 1, 1, 1)
+    every, some = chain.bound(x), chain.bound(x, 4)
+    error = math.hypot(float(every.std()), float(some.std())) / math.sqrt(len(x))
+    assert float(some.mean()) == pytest.approx(float(every.mean()), abs=4 * error)
 
 
 # Samplers.
@@ -203,7 +238,7 @@ def test_a_trajectory_has_every_state():
 # Time, averages, normalisation, repairs.
 
 
-@pytest.mark.parametrize("backbone", ["multiscale", "unet", "mlp", "rbf"])
+@pytest.mark.parametrize("backbone", ["multiscale", "unet", "attention_unet", "mlp", "rbf"])
 @pytest.mark.parametrize("kernel", ["gaussian", "binomial"])
 def test_every_image_has_a_time_of_its_own(backbone, kernel):
     method = tiny("Diffusion", backbone=backbone, kernel=kernel, schedule="harmonic")
@@ -258,10 +293,10 @@ def test_a_short_fit_brings_the_bound_up():
     method = tiny("Diffusion", num_steps=10, schedule="harmonic", ema_decay=0.5, lr=3e-3)
     method.start_from(data)
     torch.manual_seed(0)
-    before = method.log_prob(x, 1).mean().item()
+    before = method.log_prob(x, 9).mean().item()
     trainer(max_epochs=15).fit(method, datamodule=data)
     torch.manual_seed(0)
-    assert method.log_prob(x, 1).mean().item() > before + 5
+    assert method.log_prob(x, 9).mean().item() > before + 5
 
 
 def test_the_average_of_a_constant_stream():

@@ -76,6 +76,26 @@ def client(site, tmp_path):
 
 
 @pytest.mark.hub
+def test_what_a_model_pushes_comes_back_to_its_class_and_is_kept(client, tmp_path):
+    method = tiny("VAE")
+    method.save_pretrained(tmp_path / "mine")
+    with stand_in_hub() as (store, settings):
+        lines = client(
+            settings,
+            "print(zoo.VAE.from_pretrained('mine').push_to_hub('ours/mine', private=True))\n"
+            "print(weights_sha256(zoo.VAE.from_pretrained('ours/mine', cache_dir='kept')))\n"
+            "load = zoo.VAE.from_pretrained\n"
+            "print(weights_sha256(load('ours/mine', cache_dir='kept', local_files_only=True)))\n"
+            "try: load('ours/other', cache_dir='kept', local_files_only=True)\n"
+            "except UsageError as error: print(error)\n",
+        )
+        assert [*store.repositories] == ["ours/mine"]
+    assert "ours/mine" in lines[0]
+    assert lines[1] == lines[2] == weights_sha256(method)
+    assert lines[3].startswith("no folder 'ours/other', and the Hub gave no repository of that name")
+
+
+@pytest.mark.hub
 def test_what_is_published_comes_back_by_name_and_by_revision_bit_by_bit(five, site, client, tmp_path):
     shelf = shutil.copytree(five, tmp_path / "shelf")
     hashes = {path.name: weights_sha256(zoo.from_pretrained(path)) for path in sorted(shelf.iterdir())}

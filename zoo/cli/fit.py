@@ -17,10 +17,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from zoo.contract.about import class_name
 from zoo.contract.capabilities import Samples
 from zoo.contract.method import Method
-from zoo.contract.saved import refuse_unsavable, save_pretrained
+from zoo.contract.saved import class_name, refuse_unsavable, save_pretrained
 from zoo.data.modules import ImageData
 from zoo.errors import OneLine, UsageError, require
 from zoo.files import write_bytes

@@ -14,13 +14,6 @@ def departures(kind: type[Method]) -> str:
     return line[:1].upper() + line[1:] if line else "None known."
 
 
-def class_name(kind: type[Method]) -> str:
-    """The name by which a saved method's class is found: of a class outside the zoo its full path."""
-    if kind.__module__.split(".")[0] == Method.__module__.split(".")[0]:
-        return kind.__name__
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def abilities(kind: type[Method]) -> list[str]:
     """Names of the method's capabilities."""
     named = [

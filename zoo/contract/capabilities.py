@@ -213,6 +213,10 @@ class Scores(ABC):
     def log_prob(self, x: Images, num_samples: int) -> PerImage:
         """The value of log p(x) in nats per image, [B]."""
 
+    def scored_by(self, num_samples: int) -> str:
+        """What protocols say of the draws behind `log_prob`; nothing where they leave nothing out."""
+        return ""
+
 
 class Baselines(ABC):
     """Knows the log-likelihood of a model without structure, such as its own noise, to be held against."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from zoo.contract.batch import Batch, PixelKind, Terms
 from zoo.contract.gathered import Gathered
 from zoo.contract.loaders import LoadedImages, TrainingImages, as_batch, refuse_kind
+from zoo.contract.saved import Saved
 from zoo.errors import NonFiniteError, require
 from zoo.randomness import mix
 
@@ -29,7 +29,7 @@ MADE_BY: dict[PixelKind, str] = {
 """What makes each kind of pixels of grey levels."""
 
 
-class Method(LightningModule, ABC):
+class Method(Saved, ABC):
     """A generative model and the rule by which it learns.
 
     Args:
@@ -85,11 +85,6 @@ class Method(LightningModule, ABC):
         return ()
 
     @property
-    def unpublished(self) -> tuple[str, ...]:
-        """State that checkpoints keep and published weights leave out, such as a code per training image."""
-        return ()
-
-    @property
     def epochs_done(self) -> float:
         """Passes over the training set so far, fractions included; 0 without a trainer.
 
@@ -115,6 +110,7 @@ class Method(LightningModule, ABC):
             if stage == "fit":
                 self._refuse_batch_of_one(data)
                 data.steps_per_batch = self.join_steps(data)
+                self.data_recipe = data.recipe()
                 self.start_from(data)
         elif stage == "fit":
             self._start_from_loader()
@@ -126,7 +122,7 @@ class Method(LightningModule, ABC):
             f"{name} asks for training images by their rows: fit it with a data module of zoo.data, "
             "not with a plain loader",
         )
-        data = LoadedImages(self.trainer.fit_loop._data_source.dataloader())
+        self.data_recipe, data = None, LoadedImages(self.trainer.fit_loop._data_source.dataloader())
         shape = tuple(data.first.x.shape[1:])
         require(
             shape == self.image_shape,

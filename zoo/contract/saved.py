@@ -13,25 +13,93 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from reprlib import repr as short
+from tempfile import TemporaryDirectory
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, Unpack, get_args, get_origin
 
 import torch
+from lightning.pytorch import LightningModule
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from zoo.contract.about import class_name
-from zoo.contract.method import Method
 from zoo.errors import UsageError, one_line, require
 from zoo.files import write_bytes, write_json
-from zoo.hub import CONFIG, FORMAT, WEIGHTS, check_weights, read_config, sealed
+from zoo.hub import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    Download,
+    check_weights,
+    model_folder,
+    push,
+    read_config,
+    sealed,
+)
 
 NAMED = 3
 """Tensors that a refusal names."""
 
 
-def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | None = None) -> Path:
+Kind = TypeVar("Kind", bound="Saved")
+
+
+class Saved(LightningModule):
+    """A module that is saved as a folder, and comes back from one."""
+
+    data_recipe: dict[str, Any] | None = None
+    """The data that it was trained on, as `ImageData.recipe` says it; None of a plain loader's."""
+
+    @property
+    def unpublished(self) -> tuple[str, ...]:
+        """State that checkpoints keep and published weights leave out, such as a code per training image."""
+        return ()
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Kind],
+        model: str | Path,
+        revision: str | None = None,
+        device: str = "cpu",
+        org: str | None = None,
+        **download: Unpack[Download],
+    ) -> Kind:
+        """Load a saved method of this class, in eval mode; see `zoo.from_pretrained`.
+
+        Raises:
+            UsageError: If there is no such model, or it is one of another class.
+        """
+        return load(model_folder(model, revision, org, **download), cls).to(device)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `config.json` and `model.safetensors` to a folder, made if needed; returns it."""
+        return save_pretrained(self, folder, self.data_recipe)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        token: str | None = None,
+        private: bool | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
+        """Save to a Hub repository, which is made if needed; the commit's address.
+
+        Raises:
+            UsageError: If there is no token, or the Hub refuses or cannot be reached.
+        """
+        with TemporaryDirectory() as scratch:
+            return push(self.save_pretrained(scratch), repo_id, token, private, commit_message)
+
+
+def class_name(kind: type[Saved]) -> str:
+    """The name by which a saved method's class is found: of a class outside the zoo its full path."""
+    if kind.__module__.split(".")[0] == Saved.__module__.split(".")[0]:
+        return kind.__name__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def save_pretrained(method: Saved, folder: str | Path, data: dict[str, Any] | None = None) -> Path:
     """Write `config.json` and `model.safetensors`, whole or not at all.
 
     Weights that float16 holds exactly (`HalfWeights` has rounded them) are stored as float16.
@@ -55,7 +123,7 @@ def save_pretrained(method: Method, folder: str | Path, data: dict[str, Any] | N
     return folder
 
 
-def refuse_unsavable(method: Method) -> None:
+def refuse_unsavable(method: Saved) -> None:
     """Look before a training at what would stop `save_pretrained` or `load` after it.
 
     Raises:
@@ -74,7 +142,7 @@ def refuse_unsavable(method: Method) -> None:
         require(plain, f"{name} of {kind.__name__} must be a plain JSON value to be saved, got {value!r}")
 
 
-def load(folder: Path, kind: type[Method]) -> Method:
+def load(folder: Path, kind: type[Kind]) -> Kind:
     """The method that was saved in a folder, on the CPU, in eval mode.
 
     Args:
@@ -96,6 +164,7 @@ def load(folder: Path, kind: type[Method]) -> Method:
     method = _build(config, kind, folder)
     # Tied tensors are stored once: only their first name is expected, and loading it moves the others.
     method.load_state_dict(load_file(folder / WEIGHTS), strict=len(expected) == len(method.state_dict()))
+    method.data_recipe = config.get("data")
     return method.eval()
 
 
@@ -123,7 +192,7 @@ def _compare(
         require(wanted == found, f"{tensor} of {folder / WEIGHTS} must have shape {wanted}, got {found}")
 
 
-def weights_sha256(method: Method) -> str:
+def weights_sha256(method: Saved) -> str:
     """SHA-256 over names, types, shapes and bytes of the method's tensors, in the order of their names."""
     digest = hashlib.sha256()
     tensors = _tensors(method)
@@ -134,7 +203,7 @@ def weights_sha256(method: Method) -> str:
     return digest.hexdigest()
 
 
-def _tensors(method: Method) -> dict[str, Tensor]:
+def _tensors(method: Saved) -> dict[str, Tensor]:
     """The published state, contiguous, on the CPU unless it has no memory; of tied tensors the first name."""
     seen: set[int] = set()
     tensors = {}
@@ -154,7 +223,7 @@ def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | halves if exact else tensors
 
 
-def _without_memory(config: dict[str, Any], kind: type[Method], folder: Path) -> Method:
+def _without_memory(config: dict[str, Any], kind: type[Saved], folder: Path) -> Saved:
     """The method on a device that allocates nothing; of a constructor that reads its tensors, on the CPU."""
     try:
         with torch.device("meta"):
@@ -163,7 +232,7 @@ def _without_memory(config: dict[str, Any], kind: type[Method], folder: Path) ->
         return _build(config, kind, folder)
 
 
-def _build(config: dict[str, Any], kind: type[Method], folder: Path) -> Method:
+def _build(config: dict[str, Any], kind: type[Kind], folder: Path) -> Kind:
     arguments = {key: _tuples(value) for key, value in config["init_args"].items()}
     for name, parameter in inspect.signature(kind).parameters.items():
         if name in arguments and not _fits(arguments[name], parameter.annotation):

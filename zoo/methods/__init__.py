@@ -18,6 +18,7 @@ METHODS: dict[str, str] = {
     "DAE": "zoo.methods.autoencoders.dae",
     "DBM": "zoo.methods.energy.dbm",
     "DBN": "zoo.methods.energy.dbn",
+    "DDPM": "zoo.methods.chains.ddpm",
     "DLGMM": "zoo.methods.variational.dlgmm",
     "DeepAutoencoder": "zoo.methods.autoencoders.deep_autoencoder",
     "Diffusion": "zoo.methods.chains.diffusion",
@@ -104,7 +105,7 @@ def class_named(name: str, own: "Sequence[type[Method]]" = ()) -> "type[Method] 
         name: As `config.json` has it.
         own: The user's own classes. One of the same name in another module counts: code moves.
     """
-    from zoo.contract.about import class_name
+    from zoo.contract.saved import class_name
 
     if name in METHODS:
         return method_class(name)

@@ -80,3 +80,30 @@ def scheduled(
         "tripling_stages": lambda epoch: tripling_stages(float(epoch), STAGES, final),
     }[schedule]
     return {"optimizer": optimizer, "lr_scheduler": LambdaLR(optimizer, factor)}
+
+
+def scheduled_steps(
+    optimizer: Optimizer, schedule: Literal["constant", "cosine"], num_steps: int | float, warm_up_steps: int
+) -> dict[str, Any]:
+    """As `scheduled`, with step sizes that are set before each step, and rise linearly from 0 at the start.
+
+    Args:
+        optimizer: Its step sizes are those at the top.
+        schedule: `constant`, or `cosine` from the start to 0 at the end.
+        num_steps: The trainer's `estimated_stepping_batches`.
+        warm_up_steps: Steps of the rise.
+
+    Raises:
+        UsageError: If the schedule needs an end and the trainer has none.
+    """
+    endless = schedule == "cosine" and not math.isfinite(num_steps)
+    require(not endless, f"lr_schedule: cosine needs a positive trainer.max_epochs, got {num_steps:g} steps")
+
+    def factor(step: int) -> float:
+        fall = cosine(float(step), float(num_steps), 0.0) if schedule == "cosine" else 1.0
+        return fall * warm_up(step + 1.0, float(warm_up_steps))
+
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+    }

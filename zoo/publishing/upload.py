@@ -16,7 +16,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from zoo.errors import UsageError, require
 from zoo.files import sha256, write_json
-from zoo.hub import CONFIG, METRICS, REGISTRY, WEIGHTS, http_error, model_folder, registry
+from zoo.hub import CONFIG, METRICS, REGISTRY, WEIGHTS, http_error, model_folder, refusal, registry
 from zoo.publishing.checkpoints import CARD, DRAWS, SEEDS, TRAINING
 
 NEEDED = {CONFIG, WEIGHTS, METRICS, TRAINING, CARD}
@@ -25,7 +25,6 @@ PICTURES = (".png", ".gif")
 OF_THE_HUB = ".gitattributes"
 COLLECTION = "zoo: the classic deep generative models"
 ABOUT = "Trained, scored under one protocol, and loadable in one line."
-UNAUTHORIZED, FORBIDDEN = 401, 403
 
 
 def publish(models: Sequence[str], org: str, private: bool, create_pr: bool, dry_run: bool) -> None:
@@ -67,7 +66,7 @@ def publish(models: Sequence[str], org: str, private: bool, create_pr: bool, dry
     except LocalTokenNotFoundError:
         raise UsageError("publishing needs a token: hf auth login, or the variable HF_TOKEN") from None
     except HfHubHTTPError as error:
-        raise UsageError(_refusal(error, org)) from error
+        raise UsageError(refusal(error, org)) from error
     except (HFValidationError, http_error(), ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"the Hub cannot be reached or does not take {org}: {reason}") from error
@@ -123,12 +122,3 @@ def _pin(slug: str, org: str, commit: str, paths: Sequence[Path]) -> None:
     if entries.get(slug, {}).get("sha256") == hashes:
         entries[slug]["revisions"][org] = commit
         write_json(REGISTRY, entries)
-
-
-def _refusal(error: HfHubHTTPError, org: str) -> str:
-    status = error.response.status_code
-    if status == UNAUTHORIZED:
-        return "the Hub does not know the token: hf auth login, or the variable HF_TOKEN"
-    if status == FORBIDDEN:
-        return f"the token must be allowed to write to {org}, the Hub refuses it"
-    return f"the Hub answers {status}: {str(error).splitlines()[0]}"

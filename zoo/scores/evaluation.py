@@ -16,10 +16,9 @@ from rich.console import Console
 from safetensors.torch import save
 from torch import Tensor
 
-from zoo.contract.about import class_name
 from zoo.contract.batch import Batch
 from zoo.contract.method import Method
-from zoo.contract.saved import weights_sha256
+from zoo.contract.saved import class_name, weights_sha256
 from zoo.data.modules import ImageData
 from zoo.errors import UsageError, one_line, require
 from zoo.files import write_bytes

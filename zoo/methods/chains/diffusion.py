@@ -32,17 +32,15 @@ from zoo.contract import (
     Walks,
 )
 from zoo.errors import at_least, positive, require, share
-from zoo.methods.chains.shared.betas import ChainSchedule, NoiseSchedule
-from zoo.methods.chains.shared.kernels import BinomialChain, Chain, GaussianChain
-from zoo.methods.chains.shared.networks import MultiScale, StepMLP, StepRBF
+from zoo.methods.chains.shared.betas import FEWEST_STEPS, ChainSchedule, NoiseSchedule, spread_steps
+from zoo.methods.chains.shared.kernels import BinomialChain, Chain, Form, GaussianChain
+from zoo.methods.chains.shared.networks import BumpedUNet, MultiScale, StepMLP, StepRBF
 from zoo.methods.chains.shared.products import Change, Kernel, with_gaussian, with_pixels, with_smooth
 from zoo.parts.networks.average import Average
 from zoo.parts.networks.convolutional import halvings
 from zoo.parts.networks.unet import UNet
 from zoo.parts.optimizers import adam
 from zoo.parts.schedules import Schedule, scheduled
-
-FEWEST_STEPS = 2
 
 
 class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
@@ -53,13 +51,16 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         kernel: Gaussian steps for grey pixels, which are brought to mean 0 and variance 1 over all of them
             together; binomial ones for bits.
         num_steps: T, steps of the chain.
-        schedule: What each step destroys: `harmonic`, beta_t = 1 / (T - t + 1); `linear`, 1e-4 to 0.02; or
-            `learnt`, for the Gaussian kernel.
-        first_beta: Of the learnt schedule, which does not learn it; 0 is the released code's 1 / T + 0.001.
+        schedule: What each step destroys: `harmonic`, beta_t = 1 / (T - t + 1); `linear`, 1e-4 to 0.02;
+            `cosine`; `logsnr`, as much of the logarithm of signal to noise at every step; or `learnt`, for
+            the Gaussian kernel.
+        first_beta: Of the learnt schedule, which does not learn it, 0 is the released code's 1 / T + 0.001;
+            or of `logsnr`, 0 is 0.001. Its noise stays in p(x_0|x_1), and limits the bound.
         activity: Share of ones in the noise of the binomial kernel.
-        form: How the Gaussian kernel is made of the network's two maps: as in the released code or the paper.
-        backbone: `multiscale`: the paper's for images; `unet`; `mlp` and `rbf`: the paper's for its toys,
-            with a read-out per step.
+        form: How the Gaussian kernel is made of the network's two maps: as in the released code, as in the
+            paper, or with means by `velocity`, which the network says at the same scale at every step.
+        backbone: `multiscale`: the paper's for images; `unet`; `attention_unet`, with attention and bumps of
+            time; `mlp` and `rbf`: the paper's for its toys, with a read-out per step.
         channels: Maps of the convolutions.
         layers: Layers of multi-scale convolutions, and of 1 x 1 ones above these and the dense tower.
         hidden_dims: Widths of the dense tower or the `mlp`; the last one counts the units of `rbf`.
@@ -89,8 +90,8 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         schedule: ChainSchedule = "harmonic",
         first_beta: float = 0.0,
         activity: float = 0.5,
-        form: Literal["released", "paper"] = "released",
-        backbone: Literal["multiscale", "unet", "mlp", "rbf"] = "multiscale",
+        form: Form = "released",
+        backbone: Literal["multiscale", "unet", "attention_unet", "mlp", "rbf"] = "multiscale",
         channels: int = 20,
         layers: tuple[int, int] = (4, 2),
         hidden_dims: tuple[int, ...] = (500, 500, 500),
@@ -112,8 +113,8 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
         gaussian = kernel == "gaussian"
         require(gaussian or schedule != "learnt", f"schedule: learnt needs kernel: gaussian, got {kernel}")
         require(
-            backbone != "unet" or halvings(self.image_shape)[0] >= 1,
-            f"backbone: unet needs even sides of at least 6, got {self.image_shape}",
+            "unet" not in backbone or halvings(self.image_shape)[0] >= 1,
+            f"backbone: {backbone} needs even sides of at least 6, got {self.image_shape}",
         )
         self.kernel, self.repair_schedule = kernel, repair_schedule
         self.optimizer_name, self.lr, self.lr_final_share = optimizer, lr, lr_final_share
@@ -127,6 +128,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
                 num_bumps=num_bumps,
             ),
             "unet": partial(UNet, channels=channels),
+            "attention_unet": partial(BumpedUNet, channels=channels, num_bumps=num_bumps),
             "mlp": partial(StepMLP, hidden_dims=hidden_dims),
             "rbf": partial(StepRBF, num_units=hidden_dims[-1]),
         }[backbone](self.image_shape, maps, num_steps)
@@ -170,7 +172,7 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
 
     def loss(self, batch: Batch) -> Terms:
         x, last = self.standardised(batch.x), self.chain.num_steps
-        t = torch.randint(2, last + 1, (len(x),), device=x.device)
+        t = spread_steps(len(x), 2, last, x.device)
         divergence = (last - 1) * self.chain.divergence(x, t)  # equation 14
         return {"loss": divergence - self.chain.ends(x), "divergence": divergence.detach()}
 
@@ -180,9 +182,12 @@ class Diffusion(Descent, Scores, Baselines, Walks, Repairs):
 
     @torch.no_grad()
     def log_prob(self, x: Images, num_samples: int) -> PerImage:
-        """The bound K on the density of pixels in [0, 1], at one draw of every state."""
+        """The bound K on the density of pixels in [0, 1], at one draw of the states of so many steps."""
         at_least(1, num_samples=num_samples)
-        return self.averaged.bound(self.standardised(x)) - self._log_volume(x)
+        return self.averaged.bound(self.standardised(x), num_samples) - self._log_volume(x)
+
+    def scored_by(self, num_samples: int) -> str:
+        return self.chain.bounded_by(num_samples)
 
     @torch.no_grad()
     def baseline_log_prob(self, x: Images) -> PerImage:

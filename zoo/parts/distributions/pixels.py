@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
+from torch.special import log_ndtr
 
-from zoo.contract.batch import PixelKind
+from zoo.contract.batch import BYTE, PixelKind
 from zoo.errors import require
 from zoo.parts.distributions.bits import PIXEL_DIMS, bernoulli
 from zoo.parts.networks.backbones import Features, MapReadout, pixel_readout
@@ -25,6 +26,23 @@ def gaussian_pixels(logits: Tensor, sigma: Tensor | float) -> Independent:
     mean = logits.float().sigmoid()
     scale = torch.as_tensor(sigma, device=mean.device).expand_as(mean)
     return Independent(Normal(mean, scale, validate_args=False), PIXEL_DIMS)
+
+
+class GaussianBytes(Normal):
+    """Bytes k at 2 k / 255 - 1, each with the mass of N(mean, std^2) around it; 0 and 255 have the tails.
+
+    Ho, Jain, Abbeel 2020 (arXiv:2006.11239), equation 13.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Logarithms of the probabilities of bytes, given in [-1, 1], in nats."""
+        x, mean, std = value.double(), self.loc.double(), self.scale.double()
+        half, place = 1 / (BYTE * std), (x - mean) / std
+        near, far = -(place.abs() - half), -(place.abs() + half)
+        inside = log_ndtr(near) + (-(log_ndtr(far) - log_ndtr(near)).expm1()).log()
+        low, high = log_ndtr(place + half), log_ndtr(half - place)
+        log_p = torch.where(x <= half * std - 1, low, torch.where(x >= 1 - half * std, high, inside))
+        return log_p.to(self.loc)
 
 
 class PixelHead(nn.Module):

@@ -30,7 +30,8 @@ def log_prob(scene: Scene) -> None:
     if weighs:
         how = scene.treated(f"{n} images, K={scene.num_samples} samples", num_samples=scene.num_samples)
     else:
-        how = scene.treated(f"{n} images")
+        drawn_from = method.scored_by(scene.num_samples)
+        how = scene.treated(f"{n} images" + (f", {drawn_from}" if drawn_from else ""))
     _log_likelihood(scene, side, mean_and_error(columns["log_prob"]), how)
     if "baseline_log_prob" in columns:
         bits = (columns["log_prob"] - columns["baseline_log_prob"]) / (

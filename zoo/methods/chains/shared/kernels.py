@@ -21,7 +21,15 @@ from zoo.methods.chains.shared.products import Change, Kernel
 from zoo.randomness import drawing_from
 
 Steps = Int[Tensor, " images"]
+Form = Literal["released", "paper", "velocity"]
 LOG_TAU = math.log(2 * math.pi)
+
+
+def gaussian_divergence(q: Kernel, p: Kernel) -> PerImage:
+    """KL between two Gaussian kernels in nats, [B]."""
+    ratio = q.variance / p.variance
+    distance = (q.mean - p.mean).square() / p.variance
+    return 0.5 * (ratio - 1 - ratio.log() + distance).flatten(1).sum(1)
 
 
 class ReverseChain(nn.Module, ABC):
@@ -139,12 +147,29 @@ class Chain(ReverseChain):
         null = [self.null_log_prob(self.forward_kernel(x, kept)) for kept in (kept_last, kept_first)]
         return entropies + null[0] - null[1] + self.null_log_prob(self.forward_kernel(x, 1 + 0 * kept_first))
 
-    def bound(self, x: Images) -> PerImage:
-        """A lower bound on log p(x_0) in nats, [B]: all steps' divergences, each at one drawn state."""
-        bound = self.ends(x)
-        for step in range(2, self.num_steps + 1):
-            bound = bound - self.divergence(x, torch.full((len(x),), step, device=x.device))
+    def bound(self, x: Images, num_draws: int | None = None) -> PerImage:
+        """A lower bound on log p(x_0) in nats, [B]: the steps' divergences, each at one drawn state.
+
+        Args:
+            x: Images.
+            num_draws: Steps drawn for each image, one from each of so many equal stretches, which stand for
+                all: the mean is that of the bound. None, or as many as there are, takes every step.
+        """
+        bound, count = self.ends(x), self.num_steps - 1
+        if num_draws is None or num_draws >= count:
+            for step in range(2, self.num_steps + 1):
+                bound = bound - self.divergence(x, torch.full((len(x),), step, device=x.device))
+            return bound
+        for i in range(num_draws):
+            place = (i + torch.rand(len(x), dtype=torch.float64, device=x.device)) / num_draws
+            t = 2 + (count * place).long().clamp(max=count - 1)
+            bound = bound - count / num_draws * self.divergence(x, t)
         return bound
+
+    def bounded_by(self, num_draws: int) -> str:
+        """How the bound at so many steps is counted; nothing where every step is among them."""
+        count = self.num_steps - 1
+        return "" if num_draws >= count else f"{num_draws} of {count} steps of the bound, drawn per image"
 
     def entropy_bounds(self, x: Images) -> Tensor:
         """Bounds on H_q(X_(t-1)|X_t) for t = 2 ... T, means over images, in nats, [T - 1, 2] (section 2.6).
@@ -166,18 +191,8 @@ class Chain(ReverseChain):
         return kernel, self.draw(kernel)
 
 
-class GaussianChain(Chain):
-    """Real pixels of unit second moment; pi is N(0, I).
-
-    Args:
-        betas: The forward chain's.
-        network: (x_t, t) to z_mu and z_Sigma stacked, [B, 2C, H, W].
-        form: How these make mean and variance: as in the released code, or as in the paper's appendix.
-    """
-
-    def __init__(self, betas: NoiseSchedule, network: nn.Module, form: Literal["released", "paper"]) -> None:
-        super().__init__(betas, network)
-        self.form = form
+class GaussianStates(Chain):
+    """The forward chain of real pixels; pi is N(0, I)."""
 
     def forward_kernel(self, x: Images, kept: Tensor) -> Kernel:
         return Kernel(kept.sqrt().to(x) * x, (1 - kept).to(x).expand_as(x))
@@ -195,27 +210,42 @@ class GaussianChain(Chain):
         variance = beta * (1 - before) / (1 - kept)
         return Kernel(of_x.to(x) * x + of_state.to(x) * x_t, variance.to(x).expand_as(x))
 
-    def reverse(self, x_t: Images, t: Steps) -> Kernel:
-        beta, _, _ = self.rates(t)
-        z, spread = self.network(x_t, t).float().chunk(2, 1)
-        logit = beta.clamp(*BETA_RANGE).logit().to(z)
-        if self.form == "paper":
-            variance = (spread + logit).sigmoid()
-            return Kernel((x_t - z) * (1 - variance) + z, variance)
-        variance = (spread / math.sqrt(self.num_steps) + logit).sigmoid()
-        return Kernel((1 - beta).sqrt().to(z) * x_t + beta.sqrt().to(z) * z, variance)
-
     def divergence_of(self, x: Images, x_t: Images, t: Steps) -> PerImage:
-        q, p = self.posterior(x, x_t, t), self.reverse(x_t, t)
-        ratio = q.variance / p.variance
-        distance = (q.mean - p.mean).square() / p.variance
-        return 0.5 * (ratio - 1 - ratio.log() + distance).flatten(1).sum(1)
+        return gaussian_divergence(self.posterior(x, x_t, t), self.reverse(x_t, t))
 
     def entropy(self, x: Images, kept: Tensor) -> PerImage:
         return 0.5 * (1 + LOG_TAU + (1 - kept).log()).to(x).expand_as(x).flatten(1).sum(1)
 
     def null_log_prob(self, kernel: Kernel) -> PerImage:
         return -0.5 * (LOG_TAU + kernel.mean.square() + kernel.variance).flatten(1).sum(1)
+
+
+class GaussianChain(GaussianStates):
+    """Real pixels of unit second moment, and a reverse kernel whose variance is learnt too.
+
+    Args:
+        betas: The forward chain's.
+        network: (x_t, t) to z_mu and z_Sigma stacked, [B, 2C, H, W].
+        form: How these make mean and variance: as in the released code; as in the paper's appendix; or with a
+            z_mu that is the velocity sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) x_0, as large at every step.
+    """
+
+    def __init__(self, betas: NoiseSchedule, network: nn.Module, form: Form) -> None:
+        super().__init__(betas, network)
+        self.form = form
+
+    def reverse(self, x_t: Images, t: Steps) -> Kernel:
+        beta, kept, before = self.rates(t)
+        z, spread = self.network(x_t, t).float().chunk(2, 1)
+        logit = beta.clamp(*BETA_RANGE).logit().to(z)
+        if self.form == "paper":
+            variance = (spread + logit).sigmoid()
+            return Kernel((x_t - z) * (1 - variance) + z, variance)
+        if self.form == "velocity":
+            gain = beta * before.sqrt() / (1 - kept).sqrt()
+            return Kernel((1 - beta).sqrt().to(z) * x_t - gain.to(z) * z, (spread + logit).sigmoid())
+        variance = (spread / math.sqrt(self.num_steps) + logit).sigmoid()
+        return Kernel((1 - beta).sqrt().to(z) * x_t + beta.sqrt().to(z) * z, variance)
 
 
 class BinomialChain(Chain):

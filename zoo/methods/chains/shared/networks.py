@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate, leaky_relu, softplus
 from zoo.contract import Images
 from zoo.methods.chains.shared.betas import bumps
 from zoo.parts.networks.convolutional import halvings
-from zoo.parts.networks.unet import SCALES, SMALL
+from zoo.parts.networks.unet import SCALES, SMALL, AttentionUNet
 
 SLOPE = 0.05
 DENSE_MAPS = 2
@@ -155,5 +155,35 @@ class MultiScale(nn.Module):
         h = torch.cat((h, dense.unflatten(1, (-1, *self.image_shape[1:]))), 1)
         for layer in self.upper:
             h = leaky_relu(layer(h), SLOPE)
-        y = self.readout(h).unflatten(1, (self.bumps.shape[1], -1))
-        return torch.einsum("bj,bjmhw->bmhw", self.bumps[t - 1].to(y), y)
+        return read_by_bumps(self.readout(h), self.bumps[t - 1])
+
+
+class BumpedUNet(nn.Module):
+    """A U-Net with attention, read out by bumps of time too.
+
+    Args:
+        image_shape: (C, H, W) of one image, whose sides can be halved at least once.
+        maps: Images that are read out.
+        num_steps: Steps.
+        channels: Maps at full size, doubled at each halving.
+        num_bumps: J, bumps of time.
+    """
+
+    bumps: Tensor
+
+    def __init__(
+        self, image_shape: Sequence[int], maps: int, num_steps: int, channels: int, num_bumps: int
+    ) -> None:
+        super().__init__()
+        self.unet = AttentionUNet(image_shape, num_bumps * maps, num_steps, channels)
+        self.register_buffer("bumps", bumps(num_steps, num_bumps).float(), persistent=False)
+
+    def forward(self, x: Images, t: Tensor) -> Tensor:
+        """Maps of the state."""
+        return read_by_bumps(self.unet(x, t), self.bumps[t - 1])
+
+
+def read_by_bumps(y: Tensor, heights: Tensor) -> Tensor:
+    """Maps [B, M, H, W] of J maps each [B, J * M, H, W], weighted by the heights of the bumps [B, J]."""
+    y = y.unflatten(1, (heights.shape[1], -1))
+    return torch.einsum("bj,bjmhw->bmhw", heights.to(y), y)

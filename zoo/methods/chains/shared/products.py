@@ -1,6 +1,9 @@
-"""Reverse kernels multiplied by what is known of the image (Sohl-Dickstein et al. 2015, section 2.5)."""
+"""Reverse kernels multiplied by what is known of the image (Sohl-Dickstein et al. 2015, section 2.5).
 
-from collections.abc import Callable
+Known pixels with the noise of the step: Song et al. 2021, arXiv:2011.13456, appendix I.2.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +30,26 @@ def with_pixels(known: Tensor, x: Images) -> Change:
 
     def change(kernel: Kernel, _: int) -> Kernel:
         return Kernel(torch.where(known, x, kernel.mean), kernel.variance.masked_fill(known, 0))
+
+    return change
+
+
+def with_noised(known: Tensor, x: Images, kept: Sequence[float]) -> Change:
+    """Put states drawn from the forward chain where `known` is true.
+
+    Args:
+        known: Which pixels.
+        x: Images as the chain has them.
+        kept: The value of alpha-bar where each step leads to, the first step's first; earlier states, which
+            are noise, stay as they are.
+    """
+
+    def change(kernel: Kernel, step: int) -> Kernel:
+        if step > len(kept):
+            return kernel
+        share = kept[step - 1]
+        mean = torch.where(known, share**0.5 * x, kernel.mean)
+        return Kernel(mean, kernel.variance.masked_fill(known, 1 - share))
 
     return change
 
