@@ -185,7 +185,7 @@ def _download(repo: str, revision: str | None, download: Download) -> Path:
     return Path(snapshot)
 
 
-def push(folder: Path, repo_id: str, token: str | None, private: bool | None, message: str) -> str:
+def upload(folder: Path, repo_id: str, token: str | None, private: bool | None, message: str) -> str:
     """Commit the files of a folder to a Hub repository, which is made if needed; the commit's address.
 
     Raises:

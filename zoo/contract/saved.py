@@ -32,9 +32,9 @@ from zoo.hub import (
     Download,
     check_weights,
     model_folder,
-    push,
     read_config,
     sealed,
+    upload,
 )
 
 NAMED = 3
@@ -89,7 +89,7 @@ class Saved(LightningModule):
             UsageError: If there is no token, or the Hub refuses or cannot be reached.
         """
         with TemporaryDirectory() as scratch:
-            return push(self.save_pretrained(scratch), repo_id, token, private, commit_message)
+            return upload(self.save_pretrained(scratch), repo_id, token, private, commit_message)
 
 
 def class_name(kind: type[Saved]) -> str:
