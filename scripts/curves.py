@@ -1,7 +1,7 @@
-"""Draw a metric of several runs over their epochs: `python scripts/curves.py OUT.png METRIC RUN [RUN ...]`.
+"""Draw a metric of several runs over their epochs: `scripts/curves.py OUT.png METRIC[=MOST] RUN [RUN ...]`.
 
 A run is a folder that `zoo fit` wrote, with `metrics.csv`; epochs in which the metric was not logged are left
-out.
+out. MOST is a value that the metric cannot pass, such as an entropy: a line of its own.
 """
 
 import csv
@@ -29,10 +29,27 @@ def curve(run: Path, metric: str) -> torch.Tensor:
     return torch.tensor(rows)
 
 
+def number(text: str) -> float:
+    """The number that a text says.
+
+    Raises:
+        UsageError: If it says none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"what a metric cannot pass must be a number, got {text}") from None
+
+
 def main(out: str, metric: str, *runs: str) -> None:
     """Write the picture."""
     require(len(runs) > 0, "curves needs at least one run")
+    metric, _, most = metric.partition("=")
     lines = {Path(run).parent.name: curve(Path(run), metric) for run in runs}
+    if most:
+        epochs = torch.cat(list(lines.values()))[:, 0]
+        ends = torch.stack((epochs.min(), epochs.max()))
+        lines[f"at most {most}"] = torch.stack((ends, torch.full_like(ends, number(most))), 1)
     with atomic(out) as temporary:
         curves(lines, f"{metric} by epoch").save(temporary, format="PNG")
 

@@ -58,9 +58,9 @@ def test_with_sigma_held_at_1_perfect_codes_tell_less_than_nothing():
     c = 2 * torch.rand(50, 1) - 1
     found = FoundCodes(torch.zeros(50, 1), c, torch.zeros(50, 1))
     torch.testing.assert_close(
-        found.of_codes(c), torch.full((50,), math.log(2) - 0.5 * math.log(2 * math.pi))
+        found.of_codes(c), torch.full((50, 1), math.log(2) - 0.5 * math.log(2 * math.pi))
     )
-    assert found.of_codes(c)[0] == pytest.approx(-0.2258, abs=1e-4)
+    assert found.of_codes(c)[0, 0] == pytest.approx(-0.2258, abs=1e-4)
     method = tiny("InfoGAN", learn_sigma=False)
     assert (method.recogniser(images(n=4))[1].log_sigma == 0).all()
 
@@ -119,6 +119,18 @@ def test_q_and_the_trunk_learn_by_the_information_and_without_its_weight_q_does_
     assert moved["codes.weight"] == moved["hidden.weight"] == bool(weight)
 
 
+@pytest.mark.parametrize("informed", [True, False])
+def test_a_plain_generator_gains_nothing_by_codes_that_can_be_read(informed):
+    method = tiny("InfoGAN", inform_generator=informed, category_weight=2.0, code_weight=0.3)
+    z, (y, c) = method.draw_noise(6), method.draw_codes(6)
+    terms = method.generator_loss(z, y, c)
+    made, found = method.recogniser(method.generator(method.joined(z, y, c)))
+    weighted = 2 * found.of_category(y) + 0.3 * found.of_codes(c).sum(1)
+    expected = -made.sigmoid().log() - (weighted if informed else 0)
+    torch.testing.assert_close(terms["loss"], expected)
+    torch.testing.assert_close(terms["category_information"], found.of_category(y))
+
+
 def test_players_are_the_generator_and_d_with_q():
     method = tiny("InfoGAN")
     players = method.players()
@@ -158,8 +170,8 @@ def test_what_is_recovered_is_what_was_drawn():
     method.average, method.recogniser = Identity(), Read()
     category, codes = method.recovered(200)
     torch.testing.assert_close(category, torch.full((200,), 3 - math.log(math.exp(3) + 9) + LOG_K))
-    assert codes.shape == (200,)
-    assert codes.max() <= 2 * (math.log(2) - 0.5 * math.log(2 * math.pi)) + 1e-5
+    assert codes.shape == (200, 2)
+    assert codes.max() <= math.log(2) - 0.5 * math.log(2 * math.pi) + 1e-5
 
 
 REFUSED = {

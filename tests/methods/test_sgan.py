@@ -6,6 +6,7 @@ from lightning.pytorch import Callback
 from support import batch, images, state, tiny, trainer
 from torch import nn
 
+import zoo
 from zoo.data import Digits
 from zoo.errors import UsageError
 from zoo.methods.adversarial.sgan import SGAN
@@ -196,6 +197,17 @@ def test_features_of_the_generator_have_the_encoders_support():
     method = tiny("SGAN")
     assert method.stack.levels[1](torch.randint(10, (200,)), method.draw_noise(200)).min() == 0
     assert method.encoder.lower(images(n=50)).min() == 0
+
+
+def test_published_features_are_spread_as_those_of_images():
+    method, data = zoo.from_pretrained("sgan-digits"), Digits(binarize="none")
+    data.setup()
+    train = data.split("train")
+    with torch.no_grad():
+        real = method.encoder.lower(train.x)
+        made = method.average.network.levels[1](train.y, method.draw_noise(len(train.y)))
+    torch.testing.assert_close(made.mean(), real.mean(), rtol=0.25, atol=0)
+    torch.testing.assert_close(made.std(), real.std(), rtol=0.25, atol=0)
 
 
 def blank(asked: list):

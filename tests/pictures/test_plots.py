@@ -82,7 +82,7 @@ def test_the_verb_writes_a_map(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "map.png").stat().st_size > 1000
 
 
-def test_the_script_reads_what_a_run_logged(tmp_path):
+def test_the_script_reads_what_a_run_logged(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("curves_script", ROOT / "scripts/curves.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -94,3 +94,11 @@ def test_the_script_reads_what_a_run_logged(tmp_path):
     assert (tmp_path / "curves.png").stat().st_size > 1000
     with pytest.raises(UsageError, match="has no val/loss"):
         script.curve(run, "val/loss")
+    drawn = {}
+    monkeypatch.setattr(
+        script, "curves", lambda lines, caption: drawn.update(lines) or curves(lines, caption)
+    )
+    script.main(str(tmp_path / "curves.png"), "train/loss=5.5", str(run))
+    assert drawn["at most 5.5"].tolist() == [[2.0, 5.5], [3.0, 5.5]]
+    with pytest.raises(UsageError, match="must be a number, got x"):
+        script.main(str(tmp_path / "curves.png"), "train/loss=x", str(run))

@@ -392,7 +392,7 @@ class Recovers(Conditions, Clusters):
 
     @abstractmethod
     def recovered(self, n: int) -> tuple[Tensor, Tensor]:
-        """Of n samples: log Q(c|x) + H(c) of category and of continuous codes, each [n] in nats.
+        """Of n samples: log Q(c|x) + H(c) of the category [n] and of each continuous code [n, J], in nats.
 
         The means are lower bounds on what images tell of their codes, at most the entropies H(c).
         """

@@ -52,10 +52,10 @@ class FoundCodes(NamedTuple):
         return log_q + math.log(self.log_category.shape[1])
 
     def of_codes(self, c: Tensor) -> Tensor:
-        """The value of log Q(c_j|x) + H(c_j), summed over the codes [B, J]: [B], in nats."""
+        """The value of log Q(c_j|x) + H(c_j) of codes [B, J]: [B, J], in nats."""
         z = (c - self.mean) * (-self.log_sigma).exp()
         log_q = -0.5 * (z.square() + math.log(2 * math.pi)) - self.log_sigma
-        return (log_q + ENTROPY).sum(1)
+        return log_q + ENTROPY
 
 
 class Recogniser(nn.Module):
@@ -107,6 +107,8 @@ class InfoGAN(Game, Samples, Recovers, Steers):
         head_dim: Width of Q's own layer.
         category_weight: Weight of the information on the category.
         code_weight: Weight of the information on the continuous codes.
+        inform_generator: Whether G descends the information too; else it plays a plain GAN, and Q alone
+            tries to read its codes, as in the paper's figure 1.
         learn_sigma: Whether Q learns the spread of these, or holds it at 1, as the released code does: the
             bound on their information is then below 0.
         generator_lr: Step size of G's Adam.
@@ -136,6 +138,7 @@ class InfoGAN(Game, Samples, Recovers, Steers):
         head_dim: int = 128,
         category_weight: float = 1.0,
         code_weight: float = 0.1,
+        inform_generator: bool = True,
         learn_sigma: bool = True,
         generator_lr: float = 1e-3,
         discriminator_lr: float = 2e-4,
@@ -154,6 +157,7 @@ class InfoGAN(Game, Samples, Recovers, Steers):
         require(shape_ok, f"InfoGAN needs images of even sides of at least 6, got {self.image_shape}")
         self.noise_dim, self.num_categories, self.num_codes = noise_dim, num_categories, num_codes
         self.category_weight, self.code_weight = category_weight, code_weight
+        self.inform_generator = inform_generator
         self.rates = {"discriminator": discriminator_lr, "generator": generator_lr}
         self.adam_betas = adam_betas
         width = noise_dim + num_categories + num_codes
@@ -186,7 +190,7 @@ class InfoGAN(Game, Samples, Recovers, Steers):
 
     def information(self, found: FoundCodes, y: Labels, c: Tensor) -> tuple[Terms, Tensor]:
         """Lower bounds on what images tell of codes, [B] in nats, and their weighted sum: equation 5."""
-        category, codes = found.of_category(y), found.of_codes(c)
+        category, codes = found.of_category(y), found.of_codes(c).sum(1)
         weighted = self.category_weight * category + self.code_weight * codes
         return {"category_information": category.detach(), "code_information": codes.detach()}, weighted
 
@@ -200,7 +204,7 @@ class InfoGAN(Game, Samples, Recovers, Steers):
         """What G descends, given noise and codes."""
         made, found = self.recogniser(self.generator(self.joined(z, y, c)))
         bounds, weighted = self.information(found, y, c)
-        return {"loss": softplus(-made) - weighted, **bounds}
+        return {"loss": softplus(-made) - (weighted if self.inform_generator else 0), **bounds}
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         n = len(batch.x)

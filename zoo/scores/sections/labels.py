@@ -36,25 +36,30 @@ MATCHED = 10_000
 
 
 def conditional(scene: Scene) -> None:
-    """Share of conditional samples that the classifier takes for the class asked for."""
+    """What the classifier, and the method's own if it has one, see in samples of a class asked for."""
     method = scene.method
     assert isinstance(method, Conditions)
     scene.need_one_per_class()
     asked = torch.arange(scene.n) % scene.extractor.num_classes
     category, matched = _categories(scene, method)
 
-    def draw(rows: slice) -> tuple[Tensor]:
+    def draw(rows: slice) -> tuple[Tensor, ...]:
         wanted = category[asked[rows]]
         images = method.sample_given(wanted.clamp(min=0).to(method.device))
-        found = scene.extractor.extract(images).log_probs.argmax(1).cpu()
-        return (found.where(wanted >= 0, wanted),)
+        seen = scene.extractor.extract(images).log_probs
+        own = method.classify(images) if isinstance(method, Classifies) else seen
+        surprises = [-log_probs.cpu().gather(1, asked[rows, None])[:, 0] for log_probs in (seen, own)]
+        return (seen.argmax(1).cpu().where(wanted >= 0, wanted), *surprises)
 
-    hits = proportion(scene.spread("conditional", scene.n, draw)[0] == asked)
-    how = scene.untreated(
-        f"{scene.n} samples, classes in turn{matched}; {scene.extractor.name}", num_images=scene.n
-    )
-    interval = wilson(hits.value, scene.n)
-    scene.put("conditional_accuracy", hits, how, interval=interval)
+    found, surprise, own_surprise = scene.spread("conditional", scene.n, draw)
+    how = f"{scene.n} samples, classes in turn{matched}"
+    judged = scene.untreated(f"{how}; {scene.extractor.name}", num_images=scene.n)
+    hits = proportion(found == asked)
+    scene.put("conditional_accuracy", hits, judged, interval=wilson(hits.value, scene.n))
+    scene.put("label_surprise", mean_and_error(surprise), judged)
+    if isinstance(method, Classifies):
+        judged = scene.untreated(f"{how}; {method.classifies_by}", num_images=scene.n)
+        scene.put("label_surprise_own", mean_and_error(own_surprise), judged)
 
 
 def _categories(scene: Scene, method: Conditions) -> tuple[Tensor, str]:
@@ -94,18 +99,23 @@ def accuracy(scene: Scene) -> None:
 def recovered(scene: Scene) -> None:
     """What samples tell of their codes, and whether the categories are those of real images.
 
-    Categories are matched with classes on training images alone.
+    Categories are matched with classes on training images alone. Purity knows no match: several categories
+    may show one class.
     """
     method = scene.method
     assert isinstance(method, Recovers)
+    k = method.num_categories
+    require(scene.n >= k, f"{k} categories need at least as many samples, got {scene.n}")
     category, codes = scene.spread(
         "recovered", scene.n, lambda rows: method.recovered(rows.stop - rows.start)
     )
     num = f"{scene.n} samples"
-    most = math.log(method.num_categories)
-    how = f"{num}, log Q(c|x) + H(c), at most H(c) = {most:.4f}"
-    scene.put("category_information", mean_and_error(category), scene.treated(how))
-    scene.put("continuous_information", mean_and_error(codes), scene.treated(f"{num}, log Q(c|x) + H(c)"))
+    how = f"{num}, log Q(c|x) + H(c)"
+    most = f"{how}, at most H(c) = {math.log(k):.4f}"
+    scene.put("category_information", mean_and_error(category), scene.treated(most))
+    summed = scene.treated(f"{how}, summed over {codes.shape[1]} codes")
+    scene.put("continuous_information", mean_and_error(codes.sum(1)), summed)
+    scene.details["information_by_code"] = [round(float(v), 4) for v in codes.mean(0)]
     own, matched = _categories(scene, method)
     _, labels = scene.labels
     x = scene.data.split("test").x[scene.per_image["row"].long()]
@@ -117,6 +127,20 @@ def recovered(scene: Scene) -> None:
     hits = proportion(own[labels] == found)
     how = scene.treated(f"{len(x)} images{matched}")
     scene.put("category_accuracy", hits, how, interval=wilson(hits.value, len(x)))
+    asked = torch.arange(scene.n) % k
+
+    def show(rows: slice) -> tuple[Tensor]:
+        images = method.sample_given(asked[rows].to(method.device))
+        return (scene.extractor.extract(images).log_probs.argmax(1).cpu(),)
+
+    shown = scene.spread("recovered classes", scene.n, show)[0]
+    modes = torch.stack([shown[asked == category].mode().values for category in range(k)])
+    hits = proportion(shown == modes[asked])
+    how = scene.untreated(
+        f"{num} of {k} categories in turn, share of each category's commonest class; {scene.extractor.name}",
+        num_images=scene.n,
+    )
+    scene.put("category_purity", hits, how, interval=wilson(hits.value, scene.n))
 
 
 def bottleneck(scene: Scene) -> None:
@@ -190,8 +214,13 @@ def outliers(scene: Scene) -> None:
 CONDITIONAL = Section(
     (Conditions,),
     conditional,
-    {"conditional_accuracy": Measure("share")},
-    "share of samples that show the class asked for",
+    {
+        "conditional_accuracy": Measure("share"),
+        "label_surprise": Measure("nats"),
+        "label_surprise_own": Measure("nats"),
+    },
+    "share of samples that show the class asked for; how surprised the classifier is at it, -log p(y|x), and "
+    "the method's own",
 )
 ACCURACY = Section(
     (Classifies,),
@@ -206,9 +235,11 @@ RECOVERED = Section(
         "category_information": Measure("nats", Side.LOWER),
         "continuous_information": Measure("nats", Side.LOWER),
         "category_accuracy": Measure("share right", Side.EXACT, headline=35),
+        "category_purity": Measure("share", Side.ESTIMATE),
     },
     "bounds from below on what samples tell of their category and of their continuous codes; share of test "
-    "images whose category is that of their label, matched on training images",
+    "images whose category is that of their label, matched on training images; share of samples that show "
+    "the commonest class of their category",
 )
 BOTTLENECK = Section(
     (ClassifiesCodes,),
